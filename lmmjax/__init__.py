@@ -1,0 +1,53 @@
+"""lmmjax: linear mixed models on JAX, with lme4's formulas. `import lmmjax as lj`."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "lmer": "fit",
+    "lm": "fit",
+    "Fit": "fit",
+    "refit": "refit",
+    "simulate": "refit",
+    "float64": "precision",
+    "enable_compilation_cache": "cache",
+    **dict.fromkeys(
+        ("ConvergenceWarning", "DataError", "FormulaError", "LmmError", "PrecisionWarning"),
+        "errors",
+    ),
+}
+_MODULES = ("core", "datasets")
+__all__ = [*_HOME, *_MODULES]
+
+if TYPE_CHECKING:
+    from . import core as core
+    from . import datasets as datasets
+    from .cache import enable_compilation_cache as enable_compilation_cache
+    from .errors import ConvergenceWarning as ConvergenceWarning
+    from .errors import DataError as DataError
+    from .errors import FormulaError as FormulaError
+    from .errors import LmmError as LmmError
+    from .errors import PrecisionWarning as PrecisionWarning
+    from .fit import Fit as Fit
+    from .fit import lm as lm
+    from .fit import lmer as lmer
+    from .precision import float64 as float64
+    from .refit import refit as refit
+    from .refit import simulate as simulate
+
+
+def __getattr__(name: str) -> Any:
+    """Loads a public name when it is first used (PEP 562)."""
+    if name in _MODULES:
+        return importlib.import_module(f".{name}", __name__)
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,199 @@
+"""The blocked factorisation of Ω(θ), the cross-products of [ZΛ, X, y] with I added to the ZΛ block.
+
+The chain of grouping factors is eliminated one block-diagonal factor at a time, each passing its update to the next
+(a multifrontal factorisation on a forest); what is left, [Z_rest Λ, X, y], is one dense matrix for LAPACK. A level's
+elimination is written with W = T(TᵀGT + I)⁻¹Tᵀ, which exists for any T, singular ones included, and whose derivatives
+are products of W and G again (`linalg.posterior`).
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.ops import segment_sum
+from jax.scipy.linalg import block_diag
+
+from .crossprod import CrossProducts
+from .linalg import matmul, posterior
+from .plan import Factor, Plan
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Eliminated:
+    """What the chain leaves behind.
+
+    log_det : its share of log|L|². dense : (r, r) Schur complement of [Z_rest Λ, X, y] with I on the rest's diagonal,
+    r = q_R + p + 1. solved : per chain factor what back-substitution needs.
+    """
+
+    log_det: Any
+    dense: Any
+    solved: tuple["Solved", ...]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Solved:
+    """One chain factor: w (ℓ, P, P), and its gram, border and entries after the inner factors' updates."""
+
+    w: Any
+    gram: Any
+    border: Any
+    entries: Any
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class _Passed:
+    """Updates on their way out of the eliminated levels.
+
+    tail : (t, t) for [(dense rest,) X, y]. block : (ℓ, a, c) for the levels of the next chain factor, a columns of the
+    outer chain by c = a + t. entries : (N, a) for its sparse entries. rest, rest_tail : (q_R, q_R) lower triangle and
+    (q_R, t), with sparse crossings only.
+    """
+
+    tail: Any
+    block: Any = None
+    entries: Any = None
+    rest: Any = 0.0
+    rest_tail: Any = 0.0
+
+
+def template_blocks(theta, plan: Plan, factors: tuple[Factor, ...]):
+    """Per factor the (P, P) block-diagonal of its terms' T(θ)."""
+    parts = [t(theta[s]) for t, s in zip(plan.templates, plan.theta_slices(), strict=True)]
+    return [parts[f.terms[0]] if len(f.terms) == 1 else block_diag(*(parts[i] for i in f.terms)) for f in factors]
+
+
+def eliminate(theta, cp: CrossProducts, probes=None) -> Eliminated:
+    """Eliminates the chain for one θ (m,).
+
+    probes : per chain factor (ℓ, P, P), added to each level's TTᵀ; the derivative of log|L|² there is a diagonal block
+    of ZᵀV⁻¹Z.
+    """
+    tail = cp.p + 1 + (cp.plan.q_rest if cp.plan.dense_border else 0)
+    passed = _Passed(jnp.zeros((tail, tail), cp.dense.dtype))
+    log_det, solved = jnp.zeros((), cp.dense.dtype), []
+    for s, t in enumerate(template_blocks(theta, cp.plan, cp.plan.chain)):
+        gram, border, entries, passed = _own(cp, s, passed)
+        d = t @ t.T if probes is None else t @ t.T + probes[s]
+        log_dets, w = posterior(d, jax.lax.stop_gradient(t), gram)
+        solved.append(Solved(w, gram, border, entries))
+        log_det += jnp.sum(_counted(cp, s, log_dets))
+        passed = _pass_on(cp, s, passed, solved[-1])
+    return Eliminated(log_det, _dense_block(theta, cp, passed), tuple(solved))
+
+
+def _counted(cp: CrossProducts, s: int, values):
+    """(ℓ, …) values times the case weights of the factor's levels."""
+    count = cp.stages[s].multiplicity
+    return values if count is None else values * count.reshape(-1, *[1] * (values.ndim - 1))
+
+
+def _own(cp: CrossProducts, s: int, passed: _Passed):
+    """A factor's own blocks after what the inner factors passed, and what they pass further out."""
+    stage, p = cp.stages[s], cp.plan.chain[s].p
+    border = jnp.concatenate([stage.border, cp.response.zy[s][..., None]], -1)
+    if passed.block is None:
+        return stage.gram, border, stage.entries, passed
+    block = passed.block
+    gram, border = stage.gram - block[:, :p, :p], border - block[:, :p, p:]
+    further = replace(passed, block=block[:, p:, p:])
+    if stage.entries is None:
+        return gram, border, None, further
+    return gram, border, stage.entries - passed.entries[:, :p], replace(further, entries=passed.entries[:, p:])
+
+
+def _pass_on(cp: CrossProducts, s: int, passed: _Passed, own: Solved) -> _Passed:
+    """Adds borderᵀ W border of one factor, split into what its outer factors need and what all share."""
+    outer = sum(f.p for f in cp.plan.chain[s + 1 :])
+    wb = _counted(cp, s, matmul(own.w, own.border))  # (ℓ, P, c)
+    tail = passed.tail + jnp.einsum("lpa,lpb->ab", own.border[..., outer:], wb[..., outer:])
+    out = replace(passed, tail=tail)
+    if outer:
+        block = matmul(own.border[..., :outer].mT, wb)
+        block = block if passed.block is None else block + passed.block
+        out = replace(out, block=segment_sum(block, cp.plan.parents[s], cp.plan.chain[s + 1].n_levels))
+    return out if own.entries is None else _pass_entries(cp, s, out, own, wb)
+
+
+def _pass_entries(cp: CrossProducts, s: int, passed: _Passed, own: Solved, wb) -> _Passed:
+    """The same for the sparse crossings: entries with the border and, pair by pair within a level, with themselves."""
+    crossing, q_rest, e = cp.plan.crossings[s], cp.plan.q_rest, own.entries
+    outer = wb.shape[-1] - passed.tail.shape[0]
+    met = matmul(e[:, None, :], wb[crossing.level])[:, 0]  # (N, c)
+    we = matmul(_counted(cp, s, own.w)[crossing.level], e[..., None])[..., 0]
+    pairs = jnp.sum(e[crossing.first] * we[crossing.second], -1)
+    rest = segment_sum(pairs, crossing.cell, q_rest * q_rest, indices_are_sorted=True).reshape(q_rest, q_rest)
+    up = None
+    if outer:
+        up = met[:, :outer] if passed.entries is None else met[:, :outer] + passed.entries
+        up = segment_sum(up, crossing.up, cp.plan.crossings[s + 1].level.shape[0])
+    rest_tail = segment_sum(met[:, outer:], crossing.column, q_rest)
+    return replace(passed, entries=up, rest=passed.rest + rest, rest_tail=passed.rest_tail + rest_tail)
+
+
+def _dense_block(theta, cp: CrossProducts, passed: _Passed):
+    """(r, r) the bordered cross-products of [Z_rest, X, y] less all updates, scaled by Λ, plus I for the rest."""
+    y = cp.response
+    full = jnp.block([[cp.dense, y.dense[:, None]], [y.dense[None, :], y.yy]])
+    if cp.plan.crossings:
+        rest = passed.rest + jnp.tril(passed.rest, -1).T
+        full -= jnp.block([[rest, passed.rest_tail], [passed.rest_tail.T, passed.tail]])
+    else:
+        full -= passed.tail
+    if not cp.plan.rest:
+        return full
+    full = _scale_rows(theta, cp.plan, _scale_rows(theta, cp.plan, full).T)
+    identity = jnp.arange(full.shape[0]) < cp.plan.q_rest
+    return full + jnp.diag(identity.astype(full.dtype))
+
+
+def _scale_rows(theta, plan: Plan, matrix):
+    """diag(Λ_rest, I)ᵀ times a matrix whose rows are those of [Z_rest, X, y]."""
+    parts, start = [], 0
+    for factor, t in zip(plan.rest, template_blocks(theta, plan, plan.rest), strict=True):
+        block = matrix[start : start + factor.q].reshape(factor.n_levels, factor.p, -1)
+        parts.append(jnp.einsum("pa,lpc->lac", t, block).reshape(factor.q, -1))
+        start += factor.q
+    return jnp.concatenate([*parts, matrix[start:]])
+
+
+def back_substitute(theta, cp: CrossProducts, eliminated: Eliminated, rest_x):
+    """Effects of every factor from the dense solution.
+
+    rest_x : (q_R + p,) the spherical effects of the rest and the coefficients of X in its basis. Returns per factor,
+    chain then rest, b and u (ℓ, P), with r = Zᵀ(y − Xβ − Z_other b): b = W r and u = Tᵀ(r − G b).
+    """
+    plan, k = cp.plan, len(cp.plan.chain)
+    rest, start = [], 0
+    for factor, t in zip(plan.rest, template_blocks(theta, plan, plan.rest), strict=True):
+        u = rest_x[start : start + factor.q].reshape(factor.n_levels, factor.p)
+        rest.append((u @ t.T, u))
+        start += factor.q
+    b_rest = jnp.concatenate([b.reshape(-1) for b, _ in rest]) if rest else rest_x[:0]
+    known = rest_x[start:] if plan.crossings else jnp.concatenate([b_rest, rest_x[start:]])
+    chain: list = []
+    for s in reversed(range(k)):
+        own, t = eliminated.solved[s], template_blocks(theta, plan, plan.chain[s : s + 1])[0]
+        r = own.border[..., -1] - _outer_effects(cp, s, chain, own) - own.border[..., -1 - known.shape[0] : -1] @ known
+        if plan.crossings:
+            crossing = plan.crossings[s]
+            r -= segment_sum(own.entries * b_rest[crossing.column, None], crossing.level, plan.chain[s].n_levels)
+        b = matmul(own.w, r[..., None])[..., 0]
+        chain.insert(0, (b, (r - matmul(own.gram, b[..., None])[..., 0]) @ t))
+    return chain + rest
+
+
+def _outer_effects(cp: CrossProducts, s: int, chain, own: Solved):
+    """(ℓ, P) what the effects of the outer chain factors, already found, contribute to a factor's products."""
+    total, start, at = 0.0, 0, None
+    for i, (b, _) in enumerate(chain):
+        step = cp.plan.parents[s + i]
+        at = step if at is None else step[at]
+        width = b.shape[1]
+        total += matmul(own.border[..., start : start + width], b[at][..., None])[..., 0]
+        start += width
+    return total

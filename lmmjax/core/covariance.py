@@ -1,0 +1,60 @@
+"""Templates T(θ): the p×p lower-triangular relative covariance factors, one per random-effects term."""
+
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import numpy as np
+
+KINDS = ("full", "diagonal")
+
+
+@dataclass(frozen=True)
+class Template:
+    """How the parameters of one term fill its relative covariance factor.
+
+    `full` fills the lower triangle column by column (lme4's order of θ); `diagonal` only the diagonal.
+    Hashable, so that it can be static under `jit`.
+    """
+
+    p: int
+    kind: str = "full"
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS or self.p < 1:
+            raise ValueError(f"Template(p={self.p}, kind={self.kind!r}): p must be positive and kind one of {KINDS}")
+
+    @property
+    def indices(self) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and columns of T that θ fills, in θ's order."""
+        if self.kind == "diagonal":
+            return np.arange(self.p), np.arange(self.p)
+        cols, rows = np.triu_indices(self.p)
+        return rows, cols
+
+    @property
+    def n_theta(self) -> int:
+        """Number of parameters."""
+        return len(self.indices[0])
+
+    @property
+    def start(self) -> np.ndarray:
+        """lme4's start, T = I."""
+        rows, cols = self.indices
+        return (rows == cols).astype(float)
+
+    @property
+    def basis(self) -> np.ndarray:
+        """(n_theta, p, p) with T(θ) = Σₐ θₐ basisₐ."""
+        out = np.zeros((self.n_theta, self.p, self.p))
+        out[np.arange(self.n_theta), *self.indices] = 1
+        return out
+
+    def __call__(self, theta):
+        """T(θ), shape (p, p), from θ of shape (n_theta,)."""
+        theta = jnp.asarray(theta)
+        return jnp.tensordot(theta, jnp.asarray(self.basis, theta.dtype), 1)
+
+    def signs(self, theta):
+        """(n_theta,) of ±1: times θ they leave TTᵀ as it is and make the diagonal of T non-negative."""
+        theta = jnp.asarray(theta)
+        return jnp.where(jnp.diagonal(self(theta)) < 0, -1, 1).astype(theta.dtype)[self.indices[1]]

@@ -1,0 +1,253 @@
+"""Design → CrossProducts: everything that a criterion needs to know about the rows, formed once.
+
+NumPy arrays in give NumPy arrays out without compiling anything; JAX arrays (or tracers) stay in JAX.
+"""
+
+import warnings
+from dataclasses import dataclass, field, replace
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import sparse
+
+from ..errors import PrecisionWarning
+from .design import Design
+from .plan import Plan, make_plan
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Stage:
+    """Cross-products of one chain factor, whose columns of Z are Z_s.
+
+    gram : (ℓ, P, P) diagonal blocks of Z_sᵀZ_s. border : (ℓ, P, c) Z_sᵀ[Z of the outer chain, (dense rest,) X]; a
+    level meets one level of each outer factor. entries : (N, P) Z_sᵀZ_rest at the plan's sparse crossings, or None.
+    multiplicity : (ℓ,) case weights of whole levels, or None.
+    """
+
+    gram: Any
+    border: Any
+    entries: Any = None
+    multiplicity: Any = None
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Response:
+    """The products that y takes part in, after offset, weights and shift.
+
+    zy : per chain factor (ℓ, P). dense : (q_R + p,) [Z_rest, X]ᵀy. yy : yᵀy. shift : (p,) coefficients of the basis of
+    X already subtracted from y, so that yᵀy does not drown the residuals.
+    """
+
+    zy: tuple[Any, ...]
+    dense: Any
+    yy: Any
+    shift: Any
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Rows:
+    """Whitened rows, kept for new responses and case weights.
+
+    X : (n, p) in its basis. z, codes : per factor, chain then rest, (n, P) and (n,). y : (n,) as given.
+    cases : (n,) multiplicities of rows; levels : (ℓ₁,) multiplicities of the first chain factor's levels; or None.
+    """
+
+    X: Any
+    z: tuple[Any, ...]
+    codes: tuple[Any, ...]
+    y: Any
+    root_weights: Any = None
+    offset: Any = None
+    cases: Any = None
+    levels: Any = None
+
+    def counted(self, columns, lead: bool = False):
+        """(n, c) columns times the rows' multiplicities; the lead factor's own products count its levels once."""
+        if self.cases is not None:
+            columns = columns * self.cases[:, None]
+        if self.levels is not None and not lead:
+            columns = columns * self.levels[self.codes[0]][:, None]
+        return columns
+
+    def whiten(self, y):
+        """(n,) √w (y − offset)."""
+        y = y if self.offset is None else y - self.offset
+        return y if self.root_weights is None else y * self.root_weights
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class CrossProducts:
+    """The sufficient statistics of a linear mixed model.
+
+    stages : one Stage per chain factor. dense : (q_R + p, q_R + p) cross-products of [Z_rest, X]. n : rows, a float.
+    log_weights : Σ log wᵢ. basis : (p, p) upper-triangular R; X R⁻¹ stands in the place of X, which changes no
+    criterion but keeps digits. rows : None in a sum of CrossProducts.
+    """
+
+    stages: tuple[Stage, ...]
+    dense: Any
+    response: Response
+    n: Any
+    log_weights: Any
+    basis: Any
+    plan: Plan
+    rows: Rows | None = None
+    orthonormal: bool = field(default=False, metadata={"static": True})
+
+    @property
+    def p(self) -> int:
+        """Fixed-effects columns."""
+        return self.basis.shape[-1]
+
+    def __add__(self, other: "CrossProducts") -> "CrossProducts":
+        """Cross-products of the rows of both: chunks of one design, formed with one plan (see `Plan.take`)."""
+        if self.orthonormal or other.orthonormal:
+            raise ValueError("cross-products in an orthonormal basis do not add; use orthonormal=False for every chunk")
+        parts = ("stages", "dense", "response", "n", "log_weights")
+        summed = {k: jax.tree.map(lambda a, b: a + b, getattr(self, k), getattr(other, k)) for k in parts}
+        return replace(self, rows=None, **summed)
+
+    def with_response(self, y) -> "CrossProducts":
+        """The same design with another response, (n,). A sum of CrossProducts has no rows left: ValueError."""
+        rows = replace(_kept(self.rows), y=y)
+        return replace(self, rows=rows, response=_response(rows, self.plan, self.orthonormal))
+
+    def with_case_weights(self, rows=None, levels=None) -> "CrossProducts":
+        """Multiplicities of rows (n,) or of whole levels of the first chain factor (ℓ₁,): integers are replication.
+
+        A level's weight multiplies its share of log|L|, of every cross-product and of n (DESIGN: case weights).
+        """
+        return _assemble(replace(_kept(self.rows), cases=rows, levels=levels), self.plan, self.basis, self.orthonormal)
+
+
+def cross_products(design: Design, plan: Plan | None = None, orthonormal: bool = False) -> CrossProducts:
+    """Forms the cross-products of a design.
+
+    plan : from `make_plan`; needed under `jit` when there are several grouping factors.
+    orthonormal : work in an orthonormal basis of X (by QR) with y's projection on it removed. The criteria are the
+    same functions; ill-conditioned X and large means lose no digits. Such products cannot be added.
+    Warns with PrecisionWarning when float64 arrays meet a JAX that computes in 32 bits.
+    """
+    _check_precision(design)
+    plan = make_plan(design.terms) if plan is None else plan
+    xp = _namespace(design)
+    root = None if design.weights is None else xp.sqrt(design.weights)
+    scale = (lambda a: a) if root is None else (lambda a: a * root[:, None])
+    factors = plan.chain + plan.rest
+    z = tuple(scale(xp.concatenate([design.terms[i].x for i in f.terms], 1)) for f in factors)
+    codes = tuple(design.terms[f.terms[0]].codes for f in factors)
+    X, basis = scale(design.X), xp.eye(design.p, dtype=design.X.dtype)
+    if orthonormal:
+        X, basis = xp.linalg.qr(X)
+    rows = Rows(X, z, codes, design.y, root, design.offset)
+    return _assemble(rows, plan, basis, orthonormal)
+
+
+def segment_outer(a, b, segments, n_segments: int):
+    """(n_segments, P, c): Σ aᵢ bᵢᵀ over the rows i of each segment, for a (n, P), b (n, c), segments (n,)."""
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        n, p = a.shape
+        columns = (np.asarray(segments)[:, None].astype(np.int64) * p + np.arange(p)).ravel()
+        z = sparse.csr_array((a.ravel(), columns, np.arange(0, n * p + 1, p)), shape=(n, n_segments * p))
+        return (z.T @ b).reshape(n_segments, p, b.shape[1])
+    return jax.ops.segment_sum(a[:, :, None] * b[:, None, :], segments, n_segments)
+
+
+def _assemble(rows: Rows, plan: Plan, basis, orthonormal: bool) -> CrossProducts:
+    xp, k = _namespace(rows), len(plan.chain)
+    stages = tuple(_stage(rows, plan, s) for s in range(k))
+    ones = rows.counted(xp.ones((rows.y.shape[0], 1), rows.X.dtype))
+    log_weights = 0.0 if rows.root_weights is None else 2 * xp.sum(ones[:, 0] * xp.log(rows.root_weights))
+    return CrossProducts(
+        stages,
+        _dense(rows, plan),
+        _response(rows, plan, orthonormal),
+        xp.sum(ones),
+        xp.asarray(log_weights, dtype=rows.X.dtype),
+        basis,
+        plan,
+        rows,
+        orthonormal,
+    )
+
+
+def _stage(rows: Rows, plan: Plan, s: int) -> Stage:
+    """Products of chain factor s with itself, with the outer chain, the rest and X."""
+    xp, k, levels = _namespace(rows), len(plan.chain), plan.chain[s].n_levels
+    z, codes, lead = rows.z[s], rows.codes[s], s == 0
+    inner = rows.counted(z, lead)
+    gram = segment_outer(inner, z, codes, levels)
+    border = [segment_outer(inner, rows.z[i], codes, levels) for i in range(s + 1, k)]
+    entries = None
+    if plan.dense_border:
+        border += [_crossed(inner, codes, levels, rows, plan, i) for i in range(len(plan.rest))]
+    elif plan.rest:
+        crossing = plan.crossings[s]
+        met = zip(crossing.meeting, crossing.n_meetings, rows.z[k:], strict=True)
+        blocks = (segment_outer(inner, zr, index, count) for index, count, zr in met)
+        entries = xp.concatenate([xp.swapaxes(b, 1, 2).reshape(-1, z.shape[1]) for b in blocks])
+    border.append(segment_outer(inner, rows.X, codes, levels))
+    return Stage(gram, xp.concatenate(border, -1), entries, rows.levels if lead else None)
+
+
+def _crossed(inner, codes, levels: int, rows: Rows, plan: Plan, i: int):
+    """(ℓ, P, q_r) products of a factor's columns with all columns of rest factor i."""
+    xp, other = _namespace(rows), plan.rest[i]
+    k = len(plan.chain) + i
+    segments = codes.astype(np.int64) * other.n_levels + rows.codes[k]
+    block = segment_outer(inner, rows.z[k], segments, levels * other.n_levels)
+    block = block.reshape(levels, other.n_levels, inner.shape[1], other.p)
+    return xp.swapaxes(block, 1, 2).reshape(levels, inner.shape[1], other.q)
+
+
+def _dense(rows: Rows, plan: Plan):
+    """(q_R + p, q_R + p) products of [Z_rest, X] with themselves."""
+    xp, k, n_rest = _namespace(rows), len(plan.chain), len(plan.rest)
+    xx = rows.counted(rows.X).T @ rows.X
+    if not plan.rest:
+        return xx
+    zz, zx = [], []
+    for i, factor in enumerate(plan.rest):
+        z, codes = rows.counted(rows.z[k + i]), rows.codes[k + i]
+        zz.append([_crossed(z, codes, factor.n_levels, rows, plan, j).reshape(factor.q, -1) for j in range(n_rest)])
+        zx.append(segment_outer(z, rows.X, codes, factor.n_levels).reshape(factor.q, -1))
+    zx = xp.concatenate(zx)
+    return xp.block([[xp.block(zz), zx], [zx.T, xx]])
+
+
+def _response(rows: Rows, plan: Plan, orthonormal: bool) -> Response:
+    xp, k = _namespace(rows), len(plan.chain)
+    y = rows.whiten(rows.y)
+    shift = y @ rows.X if orthonormal else xp.zeros(rows.X.shape[1], rows.X.dtype)
+    y = (y - rows.X @ shift)[:, None]
+    counted = rows.counted(y)
+    times = [rows.counted(y, lead=True)] * min(k, 1) + [counted] * (len(rows.z) - 1)
+    factors = zip(rows.z, times, rows.codes, plan.chain + plan.rest)
+    products = [segment_outer(z, t, codes, f.n_levels) for z, t, codes, f in factors]
+    dense = xp.concatenate([*(z.reshape(-1) for z in products[k:]), (rows.X.T @ counted)[:, 0]])
+    return Response(tuple(z[..., 0] for z in products[:k]), dense, (y.T @ counted)[0, 0], shift)
+
+
+def _namespace(tree) -> ModuleType:
+    """NumPy if every array is NumPy's, else jax.numpy."""
+    return np if all(isinstance(a, np.ndarray | np.generic) for a in jax.tree.leaves(tree)) else jnp
+
+
+def _kept(rows: Rows | None) -> Rows:
+    if rows is None:
+        raise ValueError("these cross-products are a sum without rows: form them from the whole design instead")
+    return rows
+
+
+def _check_precision(design: Design) -> None:
+    wide = any(isinstance(a, np.ndarray) and a.dtype == np.float64 for a in jax.tree.leaves(design))
+    if wide and not jax.config.jax_enable_x64:
+        text = "float64 data will be computed in float32, to about 7 digits; enter lmmjax.float64() or set jax_enable_x64"
+        warnings.warn(text, PrecisionWarning, stacklevel=3)

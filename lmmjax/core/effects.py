@@ -1,0 +1,44 @@
+"""Random effects and fitted values: what follows from an estimate by passes over stored arrays."""
+
+import jax
+import jax.numpy as jnp
+
+from .blocks import eliminate, template_blocks
+from .crossprod import CrossProducts
+from .design import Design
+from .linalg import inverse_factor, log_diagonal
+
+
+def linear_predictor(design: Design, beta, b=()):
+    """(n,) offset + Xβ + Σᵢ Zᵢbᵢ, with b per term (ℓ, p_i); NumPy in, NumPy out."""
+    eta = design.X @ beta
+    eta = eta if design.offset is None else eta + design.offset
+    for term, effects in zip(design.terms, b, strict=False):
+        eta = eta + (term.x * effects[term.codes]).sum(-1)
+    return eta
+
+
+@jax.jit
+def conditional_variances(theta, cp: CrossProducts):
+    """Var(b | y, β, θ)/σ² per grouping factor, chain then rest, as (ℓ, P, P).
+
+    D − D HⱼD with Hⱼ a diagonal block of ZᵀV⁻¹Z, which is the derivative of log|V| = log|L|² along the level's own D.
+    """
+    plan, q = cp.plan, cp.plan.q_rest
+
+    def log_det(probes):
+        e = eliminate(theta, cp, probes)
+        return e.log_det + 2 * jnp.sum(log_diagonal(e.dense)[:q])
+
+    slopes = jax.grad(log_det)(tuple(jnp.zeros_like(s.gram) for s in cp.stages))
+    out = []
+    for stage, slope, t in zip(cp.stages, slopes, template_blocks(theta, plan, plan.chain), strict=True):
+        d, count = t @ t.T, stage.multiplicity
+        slope = slope if count is None else slope / count[:, None, None]
+        out.append(d - d @ (0.5 * (slope + slope.mT)) @ d)
+    inverse, start = inverse_factor(eliminate(theta, cp).dense)[:q, :q], 0
+    for factor, t in zip(plan.rest, template_blocks(theta, plan, plan.rest), strict=True):
+        half = inverse[:, start : start + factor.q].reshape(q, factor.n_levels, factor.p) @ t.T
+        out.append(jnp.einsum("rla,rlb->lab", half, half))
+        start += factor.q
+    return tuple(out)

@@ -1,0 +1,19 @@
+"""Curvature of the deviance beyond the profiled criterion."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from .criterion import deviance
+from .crossprod import CrossProducts
+
+
+@partial(jax.jit, static_argnames="reml")
+def theta_sigma_hessian(theta, sigma, cp: CrossProducts, reml: bool = True):
+    """(m + 1, m + 1) Hessian of the deviance −2ℓ(θ, σ) in (θ, σ): twice the observed information."""
+
+    def value(x):
+        return deviance(x[:-1], x[-1], cp, reml)
+
+    return jax.hessian(value)(jnp.append(jnp.asarray(theta), sigma))

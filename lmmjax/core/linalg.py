@@ -1,0 +1,99 @@
+"""Factorisations with the derivatives that the criteria need, in closed form.
+
+Batched LAPACK calls on tiny blocks dominate compile and run time on a CPU, so blocks up to UNROLL are written out.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.linalg import solve_triangular
+
+UNROLL = 4
+
+
+def matmul(a, b):
+    """Product of stacks of small matrices, (…, P, Q) by (…, Q, R), as one fused sum."""
+    return jnp.sum(a[..., :, :, None] * b[..., None, :, :], -2)
+
+
+def cholesky(a):
+    """Lower factor L of (…, P, P) symmetric positive definite blocks; NaN where a block is not."""
+    p = a.shape[-1]
+    if p > UNROLL:
+        return jnp.linalg.cholesky(a)
+    rows: list[list] = []
+    for i in range(p):
+        row: list = []
+        for j in range(i):
+            row.append((a[..., i, j] - sum(row[m] * rows[j][m] for m in range(j))) / rows[j][j])
+        row.append(jnp.sqrt(a[..., i, i] - sum(x * x for x in row)))
+        rows.append(row)
+    zero = jnp.zeros_like(a[..., 0, 0])
+    return jnp.stack([jnp.stack(r + [zero] * (p - len(r)), -1) for r in rows], -2)
+
+
+def solve_lower(factor, b):
+    """L⁻¹b for lower-triangular L (…, P, P) and b (…, P, c)."""
+    p = factor.shape[-1]
+    if p > UNROLL:
+        return solve_triangular(factor, b, lower=True)
+    rows: list = []
+    for i in range(p):
+        known = sum(factor[..., i, m, None] * rows[m] for m in range(i))
+        rows.append((b[..., i, :] - known) / factor[..., i, i, None])
+    return jnp.stack(rows, -2)
+
+
+@jax.custom_jvp
+def posterior(d, t, gram):
+    """log|I + GD| (ℓ,) and W = (D⁻¹ + G)⁻¹ (ℓ, P, P) for every level's G, without inverting D.
+
+    d : (P, P) or (ℓ, P, P), the relative covariance of a level's effects. t : (P, P) with d = ttᵀ; it carries the
+    value, `d` the derivative. gram : (ℓ, P, P). W σ² is the conditional covariance of a level's effects.
+    """
+    p = t.shape[-1]
+    factor = cholesky(matmul(t.T, matmul(gram, t)) + jnp.eye(p, dtype=t.dtype))
+    half = solve_lower(factor, jnp.broadcast_to(t.T, gram.shape))
+    log_det = 2 * jnp.sum(jnp.log(jnp.diagonal(factor, axis1=-2, axis2=-1)), -1)
+    return log_det, matmul(half.mT, half)
+
+
+@posterior.defjvp
+def _posterior_jvp(primals, tangents):
+    # With K = I − GW: d log|I+GD| = ⟨KG, dD⟩ + ⟨W, dG⟩ and dW = KᵀdD K − W dG W.
+    _, _, gram = primals
+    d_dot, _, gram_dot = tangents
+    log_det, w = posterior(*primals)
+    k = jnp.eye(w.shape[-1], dtype=w.dtype) - matmul(gram, w)
+    log_det_dot = jnp.sum(matmul(k, gram) * d_dot + w * gram_dot, (-2, -1))
+    return (log_det, w), (log_det_dot, matmul(matmul(k.mT, d_dot), k) - matmul(matmul(w, gram_dot), w))
+
+
+@jax.custom_jvp
+def inverse_factor(s):
+    """L⁻¹ of the (r, r) symmetric positive definite S = LLᵀ."""
+    return solve_triangular(jnp.linalg.cholesky(s), jnp.eye(s.shape[-1], dtype=s.dtype), lower=True)
+
+
+@inverse_factor.defjvp
+def _inverse_factor_jvp(primals, tangents):
+    # d(L⁻¹) = −Φ(L⁻¹ dS L⁻ᵀ) L⁻¹, with Φ the lower triangle and half the diagonal (Murray 2016, arXiv:1602.07527).
+    inverse = inverse_factor(primals[0])
+    return inverse, -half_lower(inverse @ tangents[0] @ inverse.T) @ inverse
+
+
+def half_lower(x):
+    """Φ(X): the strict lower triangle plus half the diagonal."""
+    return jnp.tril(x, -1) + 0.5 * jnp.diag(jnp.diagonal(x))
+
+
+@jax.custom_jvp
+def log_diagonal(s):
+    """(r,) log Lⱼⱼ of the Cholesky factor of S."""
+    return jnp.log(jnp.diagonal(jnp.linalg.cholesky(s)))
+
+
+@log_diagonal.defjvp
+def _log_diagonal_jvp(primals, tangents):
+    # d log Lⱼⱼ = ½ (L⁻¹ dS L⁻ᵀ)ⱼⱼ: its transpose is the one matrix ½ L⁻ᵀ diag(w) L⁻¹ of DESIGN §1.
+    inverse = inverse_factor(primals[0])
+    return -jnp.log(jnp.diagonal(inverse)), 0.5 * jnp.sum((inverse @ tangents[0]) * inverse, -1)

@@ -1,0 +1,31 @@
+"""Responses from a design and its parameters."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from .design import Design
+from .effects import linear_predictor
+from .plan import term_slices
+
+
+@partial(jax.jit, static_argnames="n")
+def simulate(design: Design, theta, beta, sigma, key, n: int, b=None, first: int = 0):
+    """(n, rows) responses. Replicate i uses `fold_in(key, first + i)`, so it does not depend on n or on chunks.
+
+    theta : (m,). beta : (p,). sigma : residual standard deviation. b : effects per term (ℓ, p_i) to condition on; drawn
+    anew for each replicate when None.
+    """
+    return jax.vmap(lambda i: _one(design, theta, beta, sigma, jax.random.fold_in(key, i), b))(first + jnp.arange(n))
+
+
+def _one(design: Design, theta, beta, sigma, key, b):
+    noise_key, *keys = jax.random.split(key, 1 + len(design.terms))
+    dtype = jnp.result_type(design.X)
+    if b is None:
+        parts = zip(design.terms, keys, term_slices(tuple(t.template for t in design.terms)), strict=True)
+        b = [sigma * jax.random.normal(k, (t.n_levels, t.p), dtype) @ t.template(theta[s]).T for t, k, s in parts]
+    noise = sigma * jax.random.normal(noise_key, design.y.shape, dtype)
+    noise = noise if design.weights is None else noise / jnp.sqrt(design.weights)
+    return linear_predictor(design, beta, b) + noise

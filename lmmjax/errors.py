@@ -1,0 +1,25 @@
+"""Exceptions and warnings of the package, all importable from the top level."""
+
+
+class LmmError(ValueError):
+    """Base of every error that lmmjax raises about its input."""
+
+
+class FormulaError(LmmError):
+    """The formula text, or a name in it, cannot be turned into a model."""
+
+
+class DataError(LmmError):
+    """The data cannot carry the model: missing, infinite, constant, too few rows, unknown levels."""
+
+
+class ConvergenceWarning(UserWarning):
+    """The optimiser stopped at a point that its certificate does not show to be an optimum."""
+
+
+class PrecisionWarning(UserWarning):
+    """Float64 input meets a JAX that computes in 32 bits."""
+
+
+class DroppedWarning(UserWarning):
+    """Rows with missing values, or columns that depend on others, were left out; the message counts them."""

@@ -1,0 +1,398 @@
+"""lmer() and lm(): formula and data in, a Fit out."""
+
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from patsy import EvalEnvironment
+
+from .certificate import Certificate, certify, vanished_directions
+from .core.criterion import expansion
+from .core.crossprod import CrossProducts, cross_products
+from .core.design import Design
+from .core.effects import conditional_variances, linear_predictor
+from .core.estimate import SINGULAR, Estimate, estimate
+from .core.optimize import CONVERGED, FIXED, STATUS
+from .errors import ConvergenceWarning, DataError, FormulaError
+from .formula import Schema, build
+from .precision import float64, in_float64, to_numpy
+from .predict import predict
+from .tables import Summary, quantile_lines
+
+RESIDUALS = ("response", "pearson", "scaled")
+
+
+class RandomEffects(dict):
+    """Per grouping factor a DataFrame, levels by columns. cond_var : per grouping factor (ℓ, p, p), or None."""
+
+    cond_var: dict[str, np.ndarray] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A fitted linear mixed model: names (`schema`), arrays (`design`, `cross_products`) and `estimate`.
+
+    Arrays are NumPy float64. `reml` says which criterion was minimised.
+    """
+
+    schema: Schema
+    design: Design
+    cross_products: CrossProducts
+    estimate: Estimate
+    reml: bool
+
+    @property
+    def theta(self) -> np.ndarray:
+        """(m,) lower triangles of the relative covariance factors, column by column, in lme4's order of terms."""
+        return self.estimate.theta
+
+    @property
+    def sigma(self) -> float:
+        """Residual standard deviation, in units of the response (for prior weight one)."""
+        return float(self.estimate.sigma)
+
+    @property
+    def fixef(self) -> pd.Series:
+        """Fixed effects by column of X."""
+        return pd.Series(self.estimate.beta, self.schema.fixed_names, name="estimate")
+
+    @property
+    def vcov(self) -> pd.DataFrame:
+        """Covariance matrix of the fixed effects, at θ̂ and σ̂."""
+        names = self.schema.fixed_names
+        return pd.DataFrame(self.estimate.vcov, names, names)
+
+    @property
+    def varcorr(self) -> pd.DataFrame:
+        """Variances and covariances: group, name1, name2 (missing for a variance), vcov, sdcor (sd or correlation)."""
+        rows: list[tuple] = []
+        for group, columns, t in zip(self.term_names, self._columns, self.templates, strict=True):
+            rows += _varcorr_rows(group, columns, self.sigma * t)
+        rows.append(("Residual", None, None, self.sigma**2, self.sigma))
+        return pd.DataFrame(rows, columns=["group", "name1", "name2", "vcov", "sdcor"])
+
+    @property
+    def templates(self) -> list[np.ndarray]:
+        """Tᵢ(θ̂) of each term, (pᵢ, pᵢ)."""
+        slices = self.cross_products.plan.theta_slices()
+        bases = [t.template.basis for t in self.design.terms]
+        return [np.tensordot(self.theta[s], basis, 1) for s, basis in zip(slices, bases, strict=True)]
+
+    @property
+    def term_names(self) -> list[str]:
+        """The grouping factor of each term; a second term on one factor is `g.1`, as in lme4."""
+        seen: dict[str, int] = {}
+        names = []
+        for g in self.schema.groups:
+            count = seen[g.group] = seen.get(g.group, -1) + 1
+            names.append(f"{g.group}.{count}" if count else g.group)
+        return names
+
+    @property
+    def _columns(self) -> list[list[str]]:
+        return [list(g.columns) for g in self.schema.groups]
+
+    @property
+    def nobs(self) -> int:
+        """Rows used."""
+        return self.design.n
+
+    @property
+    def df(self) -> int:
+        """Parameters: fixed effects, θ and σ."""
+        return self.design.p + self.design.n_theta + 1
+
+    @property
+    def df_resid(self) -> int:
+        """n minus the number of parameters."""
+        return self.nobs - self.df
+
+    @property
+    def deviance(self) -> float:
+        """Profiled ML deviance at θ̂, also of a REML fit."""
+        return float(self.estimate.deviance)
+
+    @property
+    def reml_criterion(self) -> float:
+        """Profiled REML criterion at θ̂, also of an ML fit."""
+        e, nu = self.estimate, self.nobs - self.design.p
+        return float(e.log_l + e.log_rx - self.cross_products.log_weights + nu * (1 + np.log(2 * np.pi * e.prss / nu)))
+
+    @property
+    def loglik(self) -> float:
+        """Log-likelihood; the restricted one of a REML fit, the full one of `lm`, as in R."""
+        return -0.5 * (self.reml_criterion if self.reml and self.design.terms else self.deviance)
+
+    @property
+    def aic(self) -> float:
+        """−2 log-likelihood + 2 df."""
+        return 2 * self.df - 2 * self.loglik
+
+    @property
+    def bic(self) -> float:
+        """−2 log-likelihood + log(n) df."""
+        return np.log(self.nobs) * self.df - 2 * self.loglik
+
+    @property
+    def dic(self) -> float:
+        """2·deviance − REML criterion: what R's arm::display prints as DIC."""
+        return 2 * self.deviance - self.reml_criterion
+
+    @property
+    def is_singular(self) -> bool:
+        """Whether some combination of random effects has a standard deviation below 1e-4 σ, in the columns' units."""
+        return bool(self.certificate_of_boundary)
+
+    @cached_property
+    def certificate_of_boundary(self) -> tuple[str, ...]:
+        """The combinations of random-effects columns that have no variance."""
+        found: list[str] = []
+        slices = self.cross_products.plan.theta_slices()
+        for term, t, s, columns, group in zip(
+            self.design.terms, self.templates, slices, self._columns, self.term_names, strict=True
+        ):
+            rows, cols = term.template.indices
+            found += vanished_directions(t, self.estimate.scale[s][rows == cols], columns, group)
+        return tuple(found)
+
+    @property
+    def converged(self) -> bool:
+        """Whether the optimiser's conditions for a minimum held where it stopped (or θ was given)."""
+        return int(self.estimate.status) in (CONVERGED, FIXED)
+
+    @cached_property
+    @in_float64
+    def certificate(self) -> Certificate:
+        """Exact gradient and curvature at θ̂, recomputed when first asked for."""
+        e = self.estimate
+        value, gradient, hessian = e.criterion, e.gradient, e.hessian
+        if len(e.theta):
+            value, gradient, hessian = to_numpy(expansion(e.theta, self.cross_products, self.reml))
+        return certify(value, gradient, hessian, e.scale, e.status, e.iterations, self.certificate_of_boundary)
+
+    def ranef(self, cond_var: bool = False) -> RandomEffects:
+        """Conditional modes b̂ per grouping factor, terms on one factor side by side.
+
+        cond_var : also Var(b | y, β̂, θ̂) in `.cond_var[group]`, (ℓ, p, p) in the order of the columns.
+        """
+        out = RandomEffects()
+        for g, b in zip(self.schema.groups, self.estimate.b, strict=True):
+            frame = pd.DataFrame(b, g.levels, g.columns)
+            out[g.group] = frame if g.group not in out else pd.concat([out[g.group], frame], axis=1)
+        if cond_var:
+            out.cond_var = self._conditional_variances()
+        return out
+
+    @in_float64
+    def _conditional_variances(self) -> dict[str, np.ndarray]:
+        plan = self.cross_products.plan
+        blocks = to_numpy(conditional_variances(self.theta, self.cross_products))
+        factors = plan.chain + plan.rest
+        names = [self.schema.groups[f.terms[0]].group for f in factors]
+        return {n: self.sigma**2 * v for n, v in zip(names, blocks, strict=True)}
+
+    def coef(self) -> dict[str, pd.DataFrame]:
+        """Per grouping factor the fixed effects plus the random ones of each level."""
+        out = {}
+        for group, effects in self.ranef().items():
+            names = list(dict.fromkeys([*self.schema.fixed_names, *effects.columns]))
+            base = pd.DataFrame({n: self.fixef.get(n, 0.0) for n in names}, index=effects.index)
+            out[group] = base.add(effects, fill_value=0.0)[names]
+        return out
+
+    @cached_property
+    def fitted(self) -> np.ndarray:
+        """(n,) offset + Xβ̂ + Zb̂."""
+        return linear_predictor(self.design, self.estimate.beta, self.estimate.b)
+
+    def resid(self, kind: str = "response") -> np.ndarray:
+        """(n,) y − fitted; `pearson` times √weights, `scaled` divided by σ̂ as well."""
+        if kind not in RESIDUALS:
+            raise ValueError(f"kind={kind!r}: choose one of {', '.join(RESIDUALS)}")
+        residuals = self.design.y - self.fitted
+        if kind != "response" and self.design.weights is not None:
+            residuals = residuals * np.sqrt(self.design.weights)
+        return residuals / self.sigma if kind == "scaled" else residuals
+
+    def predict(self, newdata: Any = None, re_form: str | None = None, allow_new_levels: bool = False) -> np.ndarray:
+        """Predicted means, (rows,).
+
+        newdata : a table; None predicts the rows of the fit. re_form : None uses all random effects, "~0" none, and
+        for example "~(1|g)" those. allow_new_levels : give levels that the fit has not seen the effect zero instead of
+        raising DataError.
+        """
+        return predict(self.schema, self.design, self.estimate, newdata, re_form, allow_new_levels)
+
+    def summary(self) -> Summary:
+        """Prints like lme4's summary; a table in a notebook."""
+        return Summary(
+            heading=f"{self._title}\nFormula: {self.schema.formula}",
+            criteria=self._criteria(),
+            scaled_residuals=quantile_lines(self.resid("scaled")),
+            varcorr=self.varcorr,
+            sizes=self._sizes(),
+            coefficients=self._coefficients(),
+            notes=tuple(self._notes()),
+        )
+
+    @property
+    def _title(self) -> str:
+        if not self.design.terms:
+            return "Linear model"
+        return f"Linear mixed model fit by {'REML' if self.reml else 'maximum likelihood'}"
+
+    def _criteria(self) -> pd.Series:
+        if self.reml and self.design.terms:
+            return pd.Series({"REML criterion": self.reml_criterion})
+        names = {"AIC": self.aic, "BIC": self.bic, "logLik": self.loglik, "deviance": self.deviance}
+        return pd.Series({**names, "df.resid": self.df_resid})
+
+    def _coefficients(self) -> pd.DataFrame:
+        se = np.sqrt(np.diag(self.estimate.vcov))
+        return pd.DataFrame({"estimate": self.fixef, "se": se, "t": self.fixef / se})
+
+    def _sizes(self) -> str:
+        levels = {g.group: f"{g.group}, {len(g.levels)}" for g in self.schema.groups}
+        text = f"Number of obs: {self.nobs}"
+        return f"{text}, groups:  {'; '.join(levels.values())}" if levels else text
+
+    def _notes(self) -> list[str]:
+        """One sentence for each thing that a reader must know."""
+        notes = []
+        if self.schema.n_dropped:
+            notes.append(f"rows with missing values left out: {self.schema.n_dropped}")
+        if self.schema.dropped:
+            notes.append(f"columns left out of X, because others determine them: {', '.join(self.schema.dropped)}")
+        if self.is_singular:
+            where = "; ".join(self.certificate_of_boundary)
+            notes.append(f"boundary (singular) fit: the data ask for no variance of {where}.")
+        if not self.converged:
+            notes.append(f"not converged: {STATUS[int(self.estimate.status)]}")
+        return notes
+
+    def __repr__(self) -> str:
+        return self.summary().text
+
+    def _repr_html_(self) -> str:
+        return self.summary()._repr_html_()
+
+
+def _varcorr_rows(group: str, columns: list[str], t: np.ndarray) -> list[tuple]:
+    cov = t @ t.T
+    sd = np.sqrt(np.diag(cov))
+    rows = [(group, c, None, cov[i, i], sd[i]) for i, c in enumerate(columns)]
+    with np.errstate(invalid="ignore"):
+        corr = cov / np.outer(sd, sd)
+    pairs = [(i, j) for i in range(len(columns)) for j in range(i + 1, len(columns))]
+    return rows + [(group, columns[i], columns[j], cov[i, j], corr[i, j]) for i, j in pairs]
+
+
+def lmer(
+    formula: str,
+    data: Any,
+    reml: bool = True,
+    weights: Any = None,
+    offset: Any = None,
+    contrasts: Any = None,
+    subset: Any = None,
+    na_action: str = "omit",
+    theta: Any = None,
+) -> Fit:
+    """Fits a linear mixed model.
+
+    formula : lme4's, for example "y ~ x + (x | g)"; names that are no columns are looked up where lmer was called.
+    data : pandas or polars DataFrame, or a dict of arrays. reml : minimise the REML criterion, else the ML deviance.
+    weights : prior weights, which divide a row's residual variance. offset : added to the linear predictor; both as
+    arrays or column names. contrasts : "sum", "helmert", … or a dict by column. subset : booleans or a condition.
+    na_action : "omit" rows with missing values (counted in the summary) or "raise". theta : (m,) fixes the relative
+    covariance parameters.
+    Raises FormulaError and DataError, naming the culprit; warns with ConvergenceWarning.
+    """
+    env = EvalEnvironment.capture(1)
+    schema, design = build(
+        formula,
+        data,
+        env=env,
+        weights=weights,
+        offset=offset,
+        contrasts=contrasts,
+        subset=subset,
+        na_action=na_action,
+    )
+    if not design.terms:
+        raise FormulaError(f"{formula!r} has no random-effects term: add one such as (1 | g), or use lm()")
+    return fit_design(schema, design, reml, theta)
+
+
+def lm(
+    formula: str,
+    data: Any,
+    weights: Any = None,
+    offset: Any = None,
+    contrasts: Any = None,
+    subset: Any = None,
+    na_action: str = "omit",
+) -> Fit:
+    """Fits a linear model without random effects on the same code path; arguments as in `lmer`.
+
+    As R's lm: σ̂ and the standard errors divide by n − p, the log-likelihood is the full one.
+    """
+    env = EvalEnvironment.capture(1)
+    schema, design = build(
+        formula,
+        data,
+        env=env,
+        weights=weights,
+        offset=offset,
+        contrasts=contrasts,
+        subset=subset,
+        na_action=na_action,
+    )
+    if design.terms:
+        raise FormulaError(f"{formula!r} has random-effects terms: use lmer()")
+    return fit_design(schema, design, reml=True)
+
+
+def fit_design(schema: Schema, design: Design, reml: bool, theta: Any = None) -> Fit:
+    """Estimates a design whose names are known already. Raises and warns as `lmer`."""
+    _check_response(schema.response, design.y)
+    with float64():
+        cp = cross_products(design, orthonormal=True)
+    return fit_cross_products(schema, design, cp, reml, theta)
+
+
+@in_float64
+def fit_cross_products(schema: Schema, design: Design, cp: CrossProducts, reml: bool, theta: Any = None) -> Fit:
+    """The same from cross-products."""
+    fixed = None if theta is None else _checked_theta(theta, design)
+    fit = Fit(schema, design, cp, to_numpy(estimate(cp, reml=reml, theta=fixed)), reml)
+    if not np.isfinite(fit.estimate.criterion) or fit.estimate.prss < 1e-20 * np.sum(np.square(design.y)):
+        raise DataError(
+            f"the model explains {schema.response!r} exactly or not at all: its residual sum of squares is "
+            f"{float(fit.estimate.prss):.3g}; leave terms out, or look for a response that is constant within levels"
+        )
+    if not fit.converged:
+        warnings.warn(_advice(fit), ConvergenceWarning, stacklevel=4)
+    return fit
+
+
+def _check_response(name: str, y: np.ndarray) -> None:
+    if np.ptp(y) == 0:
+        raise DataError(f"the response {name!r} is constant ({y[0]:g} in every row): there is nothing to model")
+
+
+def _checked_theta(theta: Any, design: Design) -> np.ndarray:
+    values = np.asarray(theta, dtype=float).reshape(-1)
+    if len(values) != design.n_theta:
+        raise DataError(f"theta has {len(values)} values; this model has {design.n_theta} covariance parameters")
+    return values
+
+
+def _advice(fit: Fit) -> str:
+    return (
+        f"the optimiser {STATUS[int(fit.estimate.status)]}. fit.certificate says how far from an optimum it is; "
+        "rescale columns with very different units, or simplify the random effects"
+    )

@@ -1,0 +1,171 @@
+"""build(): a formula and data become a Schema and a Design."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from patsy import EvalEnvironment
+
+from ..core.covariance import Template
+from ..core.design import Design, RandomTerm
+from ..errors import DataError, FormulaError
+from .checks import check_finite, check_size, check_term, check_weights
+from .contrasts import check_reached, with_contrasts
+from .expression import Expression, expression
+from .frame import Frame, Rows, frame_of, vector
+from .grouping import fit_grouping, lme4_order
+from .matrices import Matrix, fit_matrices, independent_columns
+from .parse import ParsedFormula, parse
+from .rows import check_action, complete, select, subset_mask
+from .schema import GroupTerm, Prepared, Schema
+from .scope import resolve
+from .terms import Factor, memorise, terms
+
+WEIGHTS, OFFSET = "(weights)", "(offset)"
+
+
+def build(
+    formula: str,
+    data: Any,
+    *,
+    env: EvalEnvironment,
+    weights: Any = None,
+    offset: Any = None,
+    contrasts: Any = None,
+    subset: Any = None,
+    na_action: str = "omit",
+) -> tuple[Schema, Design]:
+    """Turn a formula and data into the arrays of a model and the names that go with them.
+
+    formula : `y ~ x + (x | g)`, lme4's syntax; without a bar there are no random terms.
+    data : pandas DataFrame, any table narwhals reads, or a dict of arrays; n₀ rows.
+    env : where names that are no columns are looked up.
+    weights, offset : (n₀,) arrays, or a text in columns; offsets add to those of the formula.
+    contrasts : a coding for all unordered factors of the fixed part, or a dict by factor.
+    subset : (n₀,) booleans or a condition as text; na_action : "omit" rows with missing values, or "raise".
+    Returns the Schema and a Design of float64 NumPy arrays; terms come in lme4's order.
+    Raises FormulaError and DataError, naming the culprit.
+    """
+    check_action(na_action)
+    parsed = parse(formula)
+    frame = frame_of(data)
+    if frame.n == 0:
+        raise DataError("the data are empty: they have no rows")
+    extras = _Extras.read(weights, offset, frame)
+    rows, index, n_dropped = _used_rows(parsed, frame, extras, env.namespace, subset, na_action)
+    y, w, o, offsets = _vectors(parsed, extras, rows, index)
+    fixed, X, dropped, groups, random = _matrices(parsed, contrasts, rows, index)
+    schema = Schema(
+        formula=formula,
+        response=parsed.response.label,
+        groups=groups,
+        dropped=dropped,
+        index=index,
+        n_dropped=n_dropped,
+        fixed=fixed,
+        offsets=offsets,
+        array_offset=extras.has_array_offset,
+        constants=rows.constants,
+    )
+    return schema, Design(X=X, y=y, terms=random, weights=w, offset=o)
+
+
+@dataclass(frozen=True)
+class _Extras:
+    """The weights and offset arguments: those given as text, and those given as arrays of the data's length."""
+
+    texts: dict[str, Expression]
+    arrays: dict[str, np.ndarray]
+
+    @classmethod
+    def read(cls, weights: Any, offset: Any, frame: Frame) -> "_Extras":
+        texts, arrays = {}, {}
+        for name, value in ((WEIGHTS, weights), (OFFSET, offset)):
+            if isinstance(value, str):
+                quoted = f"Q({value!r})" if value in frame and not value.isidentifier() else value
+                texts[name] = expression(quoted)
+            elif value is not None:
+                arrays[name] = vector(value, name.strip("()"), frame.n)
+        return cls(texts, arrays)
+
+    @property
+    def has_array_offset(self) -> bool:
+        return OFFSET in self.arrays
+
+
+def _expressions(parsed: ParsedFormula, extras: _Extras) -> list[Expression]:
+    found = [parsed.response, *parsed.offsets, *extras.texts.values()]
+    for text in (parsed.fixed, *(bar.raw for bar in parsed.bars)):
+        found.extend(f.expression for term in terms(text) for f in term.factors)
+    found.extend(atom for bar in parsed.bars for atom in bar.atoms)
+    return list(dict.fromkeys(found))
+
+
+def _used_rows(
+    parsed: ParsedFormula, frame: Frame, extras: _Extras, namespace: Any, subset: Any, na_action: str
+) -> tuple[Rows, pd.Index, int]:
+    expressions = _expressions(parsed, extras)
+    scope = resolve(expressions, frame, namespace)
+    scope.columns.update(extras.arrays)
+    names = {identifier: name for e in expressions for identifier, name in e.variables}
+    names |= {name: name.strip("()") for name in extras.arrays}
+    used = complete(scope.columns, names, subset_mask(subset, frame, namespace), na_action)
+    index = frame.index if used.keep is None else frame.index[used.keep]
+    return select(scope, used, frame.n), index, used.n_dropped
+
+
+_Vector = np.ndarray | None
+
+
+def _vectors(
+    parsed: ParsedFormula, extras: _Extras, rows: Rows, index: pd.Index
+) -> tuple[np.ndarray, _Vector, _Vector, tuple[Prepared, ...]]:
+    """y, weights and the sum of the offsets, each (n,) and checked, and the offsets that have a text."""
+    y = _column(parsed.response, "response", rows, index)[1]
+    w = rows.columns.get(WEIGHTS)
+    if WEIGHTS in extras.texts:
+        w = _column(extras.texts[WEIGHTS], "weights", rows, index)[1]
+    if w is not None:
+        check_finite(w, ["weights"], index)
+        check_weights(w, index)
+    texts = [*parsed.offsets, *(e for name, e in extras.texts.items() if name == OFFSET)]
+    made = [_column(e, "offset", rows, index) for e in texts]
+    summands = [values for _, values in made]
+    if OFFSET in rows.columns:
+        check_finite(rows.columns[OFFSET], ["offset"], index)
+        summands.append(rows.columns[OFFSET])
+    return y, w, np.sum(summands, axis=0) if summands else None, tuple(prepared for prepared, _ in made)
+
+
+def _column(source: Expression, what: str, rows: Rows, index: pd.Index) -> tuple[Prepared, np.ndarray]:
+    factor = Factor(source)
+    prepared = Prepared(factor, memorise(factor, rows))
+    values = prepared.values(rows, f"the {what} {source.label!r}")
+    check_finite(values, [source.label], index)
+    return prepared, values
+
+
+def _matrices(
+    parsed: ParsedFormula, contrasts: Any, rows: Rows, index: pd.Index
+) -> tuple[Matrix, np.ndarray, tuple[str, ...], tuple[GroupTerm, ...], tuple[RandomTerm, ...]]:
+    fixed_terms = with_contrasts(terms(parsed.fixed), contrasts)
+    (full, X), *raw = fit_matrices([fixed_terms, *(terms(bar.raw) for bar in parsed.bars)], rows)
+    check_reached({f: info.type for f, info in full.info.factor_infos.items()}, contrasts)
+    check_finite(X, full.names, index)
+    kept = independent_columns(X)
+    fixed = full if len(kept) == full.p else full.keep(kept)
+    dropped = tuple(name for j, name in enumerate(full.names) if j not in kept)
+    check_size(rows.n, fixed.p)
+    groups, random = [], []
+    for bar, (matrix, x) in zip(parsed.bars, raw, strict=True):
+        grouping, codes = fit_grouping(bar.atoms, rows)
+        check_finite(x, matrix.names, index)
+        if not matrix.p:
+            raise FormulaError(f"term {bar.text} has no columns; write (1|{bar.group}) or leave it out")
+        check_term(bar.text, bar.group, matrix.p, len(grouping.levels), rows.n)
+        groups.append(GroupTerm(bar, matrix, grouping))
+        random.append(RandomTerm(x, codes, len(grouping.levels), Template(matrix.p)))
+    order = lme4_order([term.n_levels for term in random])
+    X = X if fixed is full else np.ascontiguousarray(X[:, kept])
+    return fixed, X, dropped, tuple(groups[i] for i in order), tuple(random[i] for i in order)

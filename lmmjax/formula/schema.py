@@ -1,0 +1,154 @@
+"""Schema: the names of a model, and how to rebuild its matrices for new data. No data arrays."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from ..errors import DataError, FormulaError
+from .frame import Frame, Rows, frame_of, vector
+from .grouping import Grouping
+from .hints import plural, suggest
+from .matrices import Matrix, build
+from .parse import Bar
+from .scope import resolve_again
+from .terms import Factor
+from .values import missing
+
+
+class Prepared(NamedTuple):
+    """A factor outside the model matrices, an offset say, with the state of its transforms."""
+
+    factor: Factor
+    state: dict
+
+    def values(self, rows: Rows, what: str) -> np.ndarray:
+        """(n,) float64."""
+        return vector(self.factor.eval(self.state, rows), what, rows.n)
+
+
+@dataclass(frozen=True)
+class GroupTerm:
+    """One random term: its text and how to build its raw matrix and codes."""
+
+    bar: Bar
+    matrix: Matrix
+    grouping: Grouping
+
+    @property
+    def text(self) -> str:
+        """The term as lme4 prints it, `(1 + x | g)`."""
+        return self.bar.text
+
+    @property
+    def group(self) -> str:
+        """lme4's name of the grouping factor."""
+        return self.bar.group
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the raw columns."""
+        return self.matrix.names
+
+    @property
+    def levels(self) -> pd.Index:
+        """Level names, in the order of the codes."""
+        return self.grouping.levels
+
+
+@dataclass(frozen=True)
+class Schema:
+    """Names of a model and what rebuilds its matrices. Holds patsy DesignInfo objects, so it cannot be pickled.
+
+    formula, response : the formula as given, and its left side as patsy prints it.
+    groups : random terms, in the order of Design.terms.
+    dropped : fixed-effects columns left out because they depend on columns before them.
+    index : (n,) labels of the rows used.
+    n_dropped : rows left out for missing values.
+    fixed : the fixed-effects matrix, without the dropped columns.
+    offsets : offsets that new data can give again, from the formula or named in `offset=`.
+    array_offset : whether an offset came as an array, which new data cannot give again.
+    constants : the caller's functions and single values that the formula uses.
+    """
+
+    formula: str
+    response: str
+    groups: tuple[GroupTerm, ...]
+    dropped: tuple[str, ...]
+    index: pd.Index
+    n_dropped: int
+    fixed: Matrix
+    offsets: tuple[Prepared, ...]
+    array_offset: bool
+    constants: Mapping[str, Any]
+
+    @property
+    def fixed_names(self) -> list[str]:
+        """patsy's names of the fixed-effects columns, in R's order of terms."""
+        return self.fixed.names
+
+    @property
+    def fixed_terms(self) -> list[tuple[str, tuple[int, ...]]]:
+        """(term name, positions of its columns) pairs; the first is Intercept where there is one."""
+        return list(self.fixed.terms)
+
+    @property
+    def design_info(self) -> Any:
+        """patsy's DesignInfo of the fixed part, before columns were dropped and in patsy's order."""
+        return self.fixed.info
+
+    def new_data(
+        self, newdata: Any, *, groups: bool | Collection[str] = True
+    ) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray] | None], np.ndarray | None]:
+        """Matrices for new data, with transforms, contrasts and columns as in the fit; the response is not needed.
+
+        groups : whether to build the random terms, or the names of the grouping factors to build.
+        Returns X (n, p), for each random term (x (n, pᵢ), codes (n,) with -1 for an unseen level) or None where it was
+        not asked for, and the sum of the offsets (n,) or None.
+        Raises DataError for absent columns, missing or infinite values, and unseen levels of fixed factors.
+        """
+        wanted = [g if self._wants(g, groups) else None for g in self.groups]
+        rows = self._rows(frame_of(newdata), [g for g in wanted if g])
+        X, *raw = build([self.fixed, *(g.matrix for g in wanted if g)], rows)
+        xs = iter(raw)
+        random = [(next(xs), g.grouping.codes(rows)) if g else None for g in wanted]
+        offset = [o.values(rows, f"offset {o.factor.name()!r}") for o in self.offsets]
+        _check_finite(X, self.fixed_names)
+        for g, pair in zip(self.groups, random, strict=True):
+            if pair:
+                _check_finite(pair[0], g.columns)
+        return X, random, np.sum(offset, axis=0) if offset else None
+
+    def _wants(self, term: GroupTerm, groups: bool | Collection[str]) -> bool:
+        if isinstance(groups, bool):
+            return groups
+        groups = [groups] if isinstance(groups, str) else groups
+        known = {g.group for g in self.groups}
+        for name in groups:
+            if name not in known:
+                raise FormulaError(f"{name!r} is no grouping factor of {self.formula!r}{suggest(name, known)}")
+        return term.group in groups
+
+    def _rows(self, frame: Frame, terms: list[GroupTerm]) -> Rows:
+        matrices = [self.fixed, *(g.matrix for g in terms)]
+        expressions = [f.expression for m in matrices for f in m.factors]
+        expressions += [o.factor.expression for o in self.offsets] + [a for g in terms for a in g.grouping.atoms]
+        columns = resolve_again(expressions, frame, self.constants)
+        names = {i: name for e in expressions for i, name in e.variables}
+        for identifier, value in columns.items():
+            gap = missing(value)
+            if gap is not None and gap.any():
+                raise DataError(
+                    f"the new data have missing values in {names[identifier]!r} ({plural(int(gap.sum()), 'row')})"
+                )
+        return Rows(frame.n, columns, self.constants)
+
+
+def _check_finite(values: np.ndarray, names: list[str]) -> None:
+    finite = np.isfinite(values)
+    if not finite.all():
+        column = int(np.argmin(finite.all(axis=0)))
+        count = int((~finite[:, column]).sum())
+        raise DataError(f"{names[column]!r} is not finite in {plural(count, 'row')} of the new data")

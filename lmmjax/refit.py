@@ -1,0 +1,37 @@
+"""A fitted model with another response, and responses simulated from it."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from .core.simulate import simulate as simulate_responses
+from .errors import DataError
+from .fit import Fit, fit_cross_products
+from .precision import in_float64
+
+
+def refit(fit: Fit, y: Any) -> Fit:
+    """The same model fitted to the response y, (n,), in the rows of the fit.
+
+    Raises DataError for a wrong length or values that are not finite.
+    """
+    y = np.asarray(y, dtype=float)
+    if y.shape != (fit.nobs,):
+        raise DataError(f"y has shape {y.shape}; the fit uses {fit.nobs} rows")
+    if not np.isfinite(y).all():
+        raise DataError(f"y is not finite in {int((~np.isfinite(y)).sum())} of its {len(y)} rows")
+    design = fit.design.replace(y=y)
+    return fit_cross_products(fit.schema, design, fit.cross_products.with_response(y), fit.reml)
+
+
+@in_float64
+def simulate(fit: Fit, n: int = 1, seed: Any = 0, use_u: bool = False) -> np.ndarray:
+    """(n, rows) responses drawn from the fitted model.
+
+    seed : an int or a JAX key; replicate i of a seed is the same whatever n is. use_u : keep the estimated random
+    effects instead of drawing new ones.
+    """
+    key = jax.random.key(seed) if isinstance(seed, int | np.integer) else seed
+    e = fit.estimate
+    return np.asarray(simulate_responses(fit.design, e.theta, e.beta, e.sigma, key, n, e.b if use_u else None))

@@ -1,0 +1,153 @@
+"""Text and HTML of results, from arrays and names; numbers are printed with R's rules for significant digits."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+import numpy as np
+import pandas as pd
+
+DIGITS = 4  # what print(summary(lmer)) uses
+
+
+def format_numbers(values: Sequence[float] | np.ndarray, digits: int = DIGITS) -> list[str]:
+    """R's format(): one number of decimals for all, so that each shows `digits` significant ones at least.
+
+    Scientific where that is shorter; NaN prints as an empty string.
+    """
+    finite = [float(v) for v in values if np.isfinite(v)]
+    parts = [_scientific(v, digits) for v in finite if v != 0]
+    decimals = max((max(0, significant - 1 - exponent) for significant, exponent in parts), default=0)
+    whole = max((max(0, exponent) + 1 for _, exponent in parts), default=1)
+    mantissa = max((significant for significant, _ in parts), default=1)
+    fixed = whole + decimals + (decimals > 0) <= mantissa + (mantissa > 1) + 4
+    style = f".{decimals}f" if fixed else f".{mantissa - 1}e"
+    return ["" if np.isnan(v) else format(float(v), style) for v in values]
+
+
+def _scientific(value: float, digits: int) -> tuple[int, int]:
+    """How many significant digits (up to `digits`) a number needs, and its decimal exponent."""
+    mantissa, exponent = f"{abs(value):.{digits - 1}e}".split("e")
+    return max(1, len(mantissa.replace(".", "").rstrip("0"))), int(exponent)
+
+
+def text_table(columns: dict[str, list[str]], left: Sequence[str] = ()) -> str:
+    """Columns of strings under their headers; those named in `left` are aligned to the left."""
+    out = []
+    for header, cells in columns.items():
+        width = max(map(len, [header.strip(), *cells]))
+        align = str.ljust if header in left else str.rjust
+        out.append([align(c, width) for c in [header.strip(), *cells]])
+    return "\n".join(" ".join(row) for row in zip(*out, strict=True))
+
+
+def coefficient_columns(table: pd.DataFrame) -> dict[str, list[str]]:
+    """The columns of a coefficient table as R's printCoefmat formats them."""
+    both = table[["estimate", "se"]].to_numpy()
+    sizes = np.abs(both[np.isfinite(both) & (both != 0)])
+    before = 1 + np.floor(np.log10(sizes.min())) if sizes.size else 0
+    cells = format_numbers(np.round(both, int(max(1, DIGITS - before))).ravel(order="F"))
+    n = len(table)
+    t = format_numbers(np.round(table["t"].to_numpy(), max(1, min(5, DIGITS - 1))))
+    return {" ": list(table.index), "Estimate": cells[:n], "Std. Error": cells[n:], "t value": t}
+
+
+def varcorr_columns(varcorr: pd.DataFrame) -> dict[str, list[str]]:
+    """lme4's table of variances, standard deviations and correlations, from the long form."""
+    variances = varcorr[varcorr["name2"].isna()]
+    groups, names = list(variances["group"]), [n or "" for n in variances["name1"].fillna("")]
+    columns = {
+        "Groups": [g if i == 0 or groups[i - 1] != g else "" for i, g in enumerate(groups)],
+        "Name": names,
+        "Variance": _padded(format_numbers(variances["vcov"].to_numpy())),
+        "Std.Dev.": _padded(format_numbers(variances["sdcor"].to_numpy())),
+    }
+    for position, cells in enumerate(_correlations(varcorr, list(zip(groups, names, strict=True)))):
+        columns["Corr" + " " * position] = cells  # further headers are blank once stripped
+    return columns
+
+
+def _correlations(varcorr: pd.DataFrame, rows: list[tuple[str, str]]) -> list[list[str]]:
+    """Correlation cells: row by row the correlations with the group's earlier columns."""
+    pairs = varcorr[varcorr["name2"].notna()]
+    found = {(g, a, b): r for g, a, b, r in pairs[["group", "name1", "name2", "sdcor"]].itertuples(index=False)}
+    cells: list[list[str]] = []
+    for i, (group, name) in enumerate(rows):
+        earlier = [n for g, n in rows[:i] if g == group]
+        for position, other in enumerate(e for e in earlier if (group, e, name) in found):
+            if position == len(cells):
+                cells.append([""] * len(rows))
+            cells[position][i] = f"{found[group, other, name]:.2f}"
+    return cells
+
+
+def _padded(cells: list[str]) -> list[str]:
+    width = max(map(len, cells), default=0)
+    return [c.rjust(width) for c in cells]
+
+
+def quantile_lines(values: np.ndarray) -> str:
+    """Minimum, quartiles and maximum in one common width."""
+    names = ["Min", "1Q", "Median", "3Q", "Max"]
+    quantiles = np.quantile(values, [0, 0.25, 0.5, 0.75, 1])
+    cells = format_numbers(np.round(quantiles, _zap_digits(quantiles)))
+    width = max(map(len, names + cells))
+    return "\n".join(" ".join(c.rjust(width) for c in row) for row in (names, cells))
+
+
+def _zap_digits(values: np.ndarray) -> int:
+    """Decimals that R's zapsmall keeps."""
+    largest = np.abs(values).max()
+    return DIGITS + 1 if largest == 0 else max(0, DIGITS + 1 - int(np.ceil(np.log10(largest))))
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A printed fit. coefficients : estimate, se, t by column of X. varcorr : variances and correlations, long form."""
+
+    heading: str
+    criteria: pd.Series
+    scaled_residuals: str
+    varcorr: pd.DataFrame
+    sizes: str
+    coefficients: pd.DataFrame
+    notes: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The summary in lme4's layout and digits."""
+        random = text_table({" ": [""] * self.varcorr["name2"].isna().sum(), **varcorr_columns(self.varcorr)}, LEFT)
+        parts = [
+            self.heading,
+            self._criteria(),
+            f"Scaled residuals:\n{self.scaled_residuals}",
+            f"Random effects:\n{random}\n{self.sizes}",
+        ]
+        if len(self.coefficients):
+            parts.append("Fixed effects:\n" + text_table(coefficient_columns(self.coefficients), left=(" ",)))
+        text = "\n\n".join(parts)
+        text = "\n".join(line.rstrip() for line in text.splitlines())
+        return "\n".join([text, *self.notes])
+
+    def _criteria(self) -> str:
+        if len(self.criteria) == 1:
+            return f"{self.criteria.index[0]} at convergence: {self.criteria.iloc[0]:.1f}"
+        cells = {k: [f"{v:.1f}" if k != "df.resid" else f"{v:.0f}"] for k, v in self.criteria.items()}
+        return text_table(cells)
+
+    def __repr__(self) -> str:
+        return self.text
+
+    def _repr_html_(self) -> str:
+        notes = "".join(f"<p>{escape(n)}</p>" for n in self.notes)
+        random = pd.DataFrame({k: v for k, v in varcorr_columns(self.varcorr).items()})
+        shown = coefficient_columns(self.coefficients) if len(self.coefficients) else {" ": []}
+        fixed = pd.DataFrame(shown).set_index(" ")
+        return (
+            f"<p><b>{escape(self.heading)}</b><br>{escape(self._criteria())}</p>"
+            f"<p>Random effects</p>{random.to_html(index=False, border=0)}<p>{escape(self.sizes)}</p>"
+            f"<p>Fixed effects</p>{fixed.to_html(border=0)}{notes}"
+        )
+
+
+LEFT = (" ", "Groups", "Name", "Variance", "Std.Dev.", "Corr", *("Corr" + " " * i for i in range(1, 30)))

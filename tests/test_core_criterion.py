@@ -1,0 +1,54 @@
+"""The criteria are densities: ML of y, REML of a basis of the residual space, for every elimination plan."""
+
+import numpy as np
+import pytest
+from core_cases import (
+    ALL,
+    QUICK,
+    SEEDS,
+    build,
+    cases,
+    close,
+    dense_criterion,
+    dense_deviance,
+    float64,  # noqa: F401
+    products,
+    random_theta,
+    singular_theta,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lmmjax.core import criterion, deviance
+
+REML = pytest.mark.parametrize("reml", [False, True])
+
+
+@cases
+@REML
+@QUICK
+@given(seed=SEEDS, weights=st.booleans(), offset=st.booleans(), orthonormal=st.booleans())
+def test_criterion_is_the_density_at_its_best_sigma(name, reml, seed, weights, offset, orthonormal):
+    design = build(name, seed, weights, offset)
+    theta = random_theta(design, seed)
+    cp = products(name, design, orthonormal)
+    close(criterion(theta, cp, reml), dense_criterion(design, theta, reml), 1e-11)
+
+
+@cases
+@REML
+@QUICK
+@given(seed=SEEDS, sigma=st.floats(0.2, 5), orthonormal=st.booleans())
+def test_deviance_is_the_density_at_any_sigma(name, reml, seed, sigma, orthonormal):
+    design = build(name, seed)
+    theta = singular_theta(design, seed)
+    cp = products(name, design, orthonormal)
+    close(deviance(theta, sigma, cp, reml), dense_deviance(design, theta, sigma, reml), 1e-11)
+
+
+@pytest.mark.parametrize("name", ALL)
+@REML
+def test_theta_zero_is_ordinary_least_squares(name, reml):
+    design = build(name, 5)
+    theta = np.zeros(design.n_theta)
+    close(criterion(theta, products(name, design), reml), dense_criterion(design, theta, reml), 1e-12)
