@@ -14,7 +14,7 @@ from .core.criterion import expansion
 from .core.crossprod import CrossProducts, cross_products
 from .core.design import Design
 from .core.effects import conditional_variances, linear_predictor
-from .core.estimate import SINGULAR, Estimate, estimate
+from .core.estimate import Estimate, estimate
 from .core.optimize import CONVERGED, FIXED, STATUS
 from .errors import ConvergenceWarning, DataError, FormulaError
 from .formula import Schema, build

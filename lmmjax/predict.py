@@ -22,7 +22,7 @@ def predict(
     groups = {g.group for g, m in zip(schema.groups, masks, strict=True) if m.any()}
     X, parts, offset = schema.new_data(newdata, groups=groups)
     if schema.array_offset:
-        raise DataError("the offset was given as an array, which newdata does not hold: put offset(column) in the formula")
+        raise DataError("the offset was an array, which newdata cannot hold: put offset(column) in the formula")
     eta = X @ estimate.beta if offset is None else X @ estimate.beta + offset
     for g, b, part in zip(schema.groups, used, parts, strict=True):
         if part is not None:
@@ -36,8 +36,8 @@ def _check_levels(group: GroupTerm, codes: np.ndarray, allowed: bool) -> None:
     unseen = np.flatnonzero(codes < 0)
     if len(unseen) and not allowed:
         raise DataError(
-            f"newdata has {len(unseen)} rows (the first is row {unseen[0]}) with levels of {group.group!r} that the fit "
-            "has not seen; allow_new_levels=True predicts them with a random effect of zero"
+            f"newdata has {len(unseen)} rows (first: row {unseen[0]}) with levels of {group.group!r} that are not "
+            "in the fit; allow_new_levels=True predicts them with a random effect of zero"
         )
 
 

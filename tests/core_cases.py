@@ -76,9 +76,8 @@ CASES = {
 }
 ALL = tuple(CASES)
 WITH_TERMS = tuple(name for name, case in CASES.items() if case.terms)
-FEW = ("vector 2", "nested 3", "mix", "mix, sparse")
+FEW = ("vector 2", "nested 2", "mix", "mix, sparse")
 CROSSED = ("crossed", "crossed vectors", "mix", "long mix")
-cases = pytest.mark.parametrize("name", ALL)
 
 
 @pytest.fixture(autouse=True)

@@ -14,10 +14,11 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # From the top: a room imports only from rooms before it (a room that is a folder also from itself).
 ROOMS = """
-    errors
-    core.linalg core.covariance core.residual core.design core.matrices core.plan core.crossprod core.blocks
-    core.criterion core.optimize core.estimate core.batch core.effects core.information core.simulate core.gibbs core
-    formula datasets tables inference.df predict fit refit inference diagnostics bayes study plots
+    errors precision cache
+    core.namespace core.linalg core.covariance core.residual core.design core.plan core.matrices core.crossprod
+    core.blocks core.criterion core.optimize core.lbfgs core.start core.estimate core.batch core.effects
+    core.information core.simulate core.gibbs core
+    formula datasets tables certificate inference.df predict fit refit inference diagnostics bayes study plots
 """.split()
 FOLDERS = {"formula", "datasets", "inference", "diagnostics", "bayes"}
 NEVER_IN_CORE = {"pandas", "patsy", "numpyro", "matplotlib", "arviz", "narwhals", "polars"}

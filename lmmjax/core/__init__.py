@@ -5,12 +5,13 @@ from .criterion import Profiled, criterion, deviance, expansion, profile
 from .crossprod import CrossProducts, cross_products
 from .design import Design, RandomTerm
 from .effects import conditional_variances, linear_predictor
-from .estimate import Estimate, default_start, estimate
+from .estimate import Estimate, estimate
 from .information import theta_sigma_hessian
 from .matrices import cholesky_blocks, indicator, khatri_rao, random_matrix, relative_factor, term_matrix
 from .optimize import STATUS
 from .plan import Plan, make_plan
 from .simulate import simulate
+from .start import default_start
 
 __all__ = [
     "STATUS",

@@ -12,10 +12,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.ops import segment_sum
-from jax.scipy.linalg import block_diag
 
-from .crossprod import CrossProducts
+from .crossprod import CrossProducts, segment_outer
 from .linalg import matmul, posterior
+from .namespace import namespace
 from .plan import Factor, Plan
 
 
@@ -63,8 +63,17 @@ class _Passed:
 
 def template_blocks(theta, plan: Plan, factors: tuple[Factor, ...]):
     """Per factor the (P, P) block-diagonal of its terms' T(θ)."""
+    xp = namespace(theta)
     parts = [t(theta[s]) for t, s in zip(plan.templates, plan.theta_slices(), strict=True)]
-    return [parts[f.terms[0]] if len(f.terms) == 1 else block_diag(*(parts[i] for i in f.terms)) for f in factors]
+
+    def block_diagonal(factor: Factor):
+        start, rows = 0, []
+        for t in (parts[i] for i in factor.terms):
+            rows.append(xp.pad(t, ((0, 0), (start, factor.p - start - t.shape[0]))))
+            start += t.shape[0]
+        return xp.concatenate(rows) if len(rows) > 1 else rows[0]
+
+    return [block_diagonal(f) for f in factors]
 
 
 def eliminate(theta, cp: CrossProducts, probes=None) -> Eliminated:
@@ -167,21 +176,22 @@ def back_substitute(theta, cp: CrossProducts, eliminated: Eliminated, rest_x):
     rest_x : (q_R + p,) the spherical effects of the rest and the coefficients of X in its basis. Returns per factor,
     chain then rest, b and u (ℓ, P), with r = Zᵀ(y − Xβ − Z_other b): b = W r and u = Tᵀ(r − G b).
     """
-    plan, k = cp.plan, len(cp.plan.chain)
+    xp, plan, k = namespace((theta, cp, eliminated)), cp.plan, len(cp.plan.chain)
     rest, start = [], 0
     for factor, t in zip(plan.rest, template_blocks(theta, plan, plan.rest), strict=True):
         u = rest_x[start : start + factor.q].reshape(factor.n_levels, factor.p)
         rest.append((u @ t.T, u))
         start += factor.q
-    b_rest = jnp.concatenate([b.reshape(-1) for b, _ in rest]) if rest else rest_x[:0]
-    known = rest_x[start:] if plan.crossings else jnp.concatenate([b_rest, rest_x[start:]])
+    b_rest = xp.concatenate([b.reshape(-1) for b, _ in rest]) if rest else rest_x[:0]
+    known = rest_x[start:] if plan.crossings else xp.concatenate([b_rest, rest_x[start:]])
     chain: list = []
     for s in reversed(range(k)):
         own, t = eliminated.solved[s], template_blocks(theta, plan, plan.chain[s : s + 1])[0]
         r = own.border[..., -1] - _outer_effects(cp, s, chain, own) - own.border[..., -1 - known.shape[0] : -1] @ known
         if plan.crossings:
             crossing = plan.crossings[s]
-            r -= segment_sum(own.entries * b_rest[crossing.column, None], crossing.level, plan.chain[s].n_levels)
+            effects = b_rest[crossing.column, None]
+            r = r - segment_outer(own.entries, effects, crossing.level, plan.chain[s].n_levels)[..., 0]
         b = matmul(own.w, r[..., None])[..., 0]
         chain.insert(0, (b, (r - matmul(own.gram, b[..., None])[..., 0]) @ t))
     return chain + rest
@@ -194,6 +204,6 @@ def _outer_effects(cp: CrossProducts, s: int, chain, own: Solved):
         step = cp.plan.parents[s + i]
         at = step if at is None else step[at]
         width = b.shape[1]
-        total += matmul(own.border[..., start : start + width], b[at][..., None])[..., 0]
+        total = total + matmul(own.border[..., start : start + width], b[at][..., None])[..., 0]
         start += width
     return total

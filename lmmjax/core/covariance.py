@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-import jax.numpy as jnp
 import numpy as np
+
+from .namespace import namespace
 
 KINDS = ("full", "diagonal")
 
@@ -51,10 +52,9 @@ class Template:
 
     def __call__(self, theta):
         """T(θ), shape (p, p), from θ of shape (n_theta,)."""
-        theta = jnp.asarray(theta)
-        return jnp.tensordot(theta, jnp.asarray(self.basis, theta.dtype), 1)
+        return namespace(theta).tensordot(theta, self.basis.astype(theta.dtype), 1)
 
     def signs(self, theta):
         """(n_theta,) of ±1: times θ they leave TTᵀ as it is and make the diagonal of T non-negative."""
-        theta = jnp.asarray(theta)
-        return jnp.where(jnp.diagonal(self(theta)) < 0, -1, 1).astype(theta.dtype)[self.indices[1]]
+        xp = namespace(theta)
+        return xp.where(xp.diagonal(self(theta)) < 0, -1, 1).astype(theta.dtype)[self.indices[1]]

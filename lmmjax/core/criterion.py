@@ -6,59 +6,81 @@ is the one primitive; a criterion is its minimum over σ, at σ² = r²/ν.
 """
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .blocks import Eliminated, back_substitute, eliminate
 from .crossprod import CrossProducts
-from .linalg import half_lower, inverse_factor, log_diagonal
+from .linalg import inverse_factor, log_diagonal
+from .namespace import namespace
+from .plan import Plan
 
 
 def pieces(theta, cp: CrossProducts):
     """log|L|², log|R_X|² (of X itself, not of its basis) and log r² at θ."""
-    return _pieces(eliminate(theta, cp), cp)
+    eliminated = eliminate(theta, cp)
+    return _pieces(eliminated.log_det, log_diagonal(eliminated.dense), cp)
 
 
-def _pieces(eliminated: Eliminated, cp: CrossProducts):
-    q = cp.plan.q_rest
-    logs = 2 * log_diagonal(eliminated.dense)
-    log_basis = 2 * jnp.sum(jnp.log(jnp.abs(jnp.diagonal(cp.basis))))
-    return eliminated.log_det + jnp.sum(logs[:q]), jnp.sum(logs[q : q + cp.p]) + log_basis, logs[-1]
+def _pieces(log_det, log_diagonal, cp: CrossProducts):
+    q, logs = cp.plan.q_rest, 2 * log_diagonal
+    xp = namespace((log_det, log_diagonal, cp))
+    log_basis = 2 * xp.sum(xp.log(abs(xp.diagonal(cp.basis))))
+    return log_det + xp.sum(logs[:q]), xp.sum(logs[q:-1]) + log_basis, logs[-1]
 
 
 def residual_df(cp: CrossProducts, reml: bool):
     """ν: n for ML, n − p for REML."""
-    return cp.n - cp.p if reml else cp.n
+    return cp.n - reml * cp.p
 
 
-@partial(jax.jit, static_argnames="reml")
 def deviance(theta, sigma, cp: CrossProducts, reml: bool = True):
     """−2 log-likelihood (REML: restricted) at θ (m,) and σ, with β profiled out (REML: integrated out)."""
+    return _deviance(theta, sigma, cp.without_rows(), reml)
+
+
+@jax.jit
+def _deviance(theta, sigma, cp: CrossProducts, reml: bool):
     log_l, log_rx, log_prss = pieces(theta, cp)
     nu = residual_df(cp, reml)
-    dets = log_l + log_rx if reml else log_l
+    dets = log_l + reml * log_rx
     return dets - cp.log_weights + nu * jnp.log(2 * jnp.pi * sigma**2) + jnp.exp(log_prss) / sigma**2
 
 
-@partial(jax.jit, static_argnames="reml")
 def criterion(theta, cp: CrossProducts, reml: bool = True):
     """The deviance at its minimum over σ: lme4's profiled deviance or REML criterion, constants included."""
+    return _profiled_criterion(theta, cp.without_rows(), reml)
+
+
+@jax.jit
+def _profiled_criterion(theta, cp: CrossProducts, reml: bool):
     return _criterion(pieces(theta, cp), cp, reml)
 
 
 def _criterion(parts, cp: CrossProducts, reml: bool):
     log_l, log_rx, log_prss = parts
     nu = residual_df(cp, reml)
-    dets = log_l + log_rx if reml else log_l
-    return dets - cp.log_weights + nu * (1 + jnp.log(2 * jnp.pi / nu) + log_prss)
+    dets = log_l + reml * log_rx
+    return dets - cp.log_weights + nu * (1 + namespace(nu).log(2 * np.pi / nu) + log_prss)
 
 
-@partial(jax.jit, static_argnames="reml")
 def expansion(theta, cp: CrossProducts, reml: bool = True):
-    """The criterion with its gradient (m,) and Hessian (m, m) in θ, in closed form over the dense block.
+    """The criterion with its gradient (m,) and Hessian (m, m) in θ."""
+    return evaluate(theta, cp.without_rows(), reml)[:3]
+
+
+@jax.jit
+def value_and_gradient(theta, cp: CrossProducts, reml: bool):
+    """The criterion and its gradient (m,) by one reverse pass."""
+    return jax.value_and_grad(_profiled_criterion)(theta, cp, reml)
+
+
+@jax.jit
+def evaluate(theta, cp: CrossProducts, reml: bool):
+    """Criterion, gradient and Hessian, and the factorisation they come from; in closed form over the dense block.
 
     With F(S) = Σⱼ wⱼ log L̃ⱼⱼ on the dense Schur complement S(θ): dF = ½⟨M, dS⟩, M = L̃⁻ᵀ diag(w) L̃⁻¹, and
     d²F[A, B] = −⟨diag(w) Φ(L̃⁻¹BL̃⁻ᵀ), L̃⁻¹AL̃⁻ᵀ⟩; the rest is elementwise and left to autodiff.
@@ -76,16 +98,24 @@ def expansion(theta, cp: CrossProducts, reml: bool = True):
         return jax.jvp(jax.grad(linear, has_aux=True), (theta,), (direction,))
 
     (gradient, _), (hessian, slopes) = jax.vmap(push, out_axes=(None, 0))(jnp.eye(theta.shape[0], dtype=theta.dtype))
-    x = jnp.einsum("ij,ajk,lk->ail", inverse, slopes, inverse)
-    curved = jnp.einsum("ajk,bjk->ab", jax.vmap(half_lower)(x) * w[:, None], x)
-    return _criterion(_pieces(eliminated, cp), cp, reml), gradient, hessian - curved
+    x = inverse @ slopes @ inverse.T
+    half = jnp.tril(x) - 0.5 * x * jnp.eye(x.shape[-1], dtype=x.dtype)
+    hessian -= jnp.einsum("ajk,bjk->ab", half * w[:, None], x)
+    parts = _pieces(eliminated.log_det, -jnp.log(jnp.diagonal(inverse)), cp)
+    return _criterion(parts, cp, reml), gradient, hessian, (eliminated, inverse)
+
+
+@jax.jit
+def factorise(theta, cp: CrossProducts):
+    """The chain's elimination and the inverse factor L̃⁻¹ (r, r) of its dense rest."""
+    eliminated = eliminate(theta, cp)
+    return eliminated, inverse_factor(eliminated.dense)
 
 
 def _weights(cp: CrossProducts, reml: bool):
     """(r,) w: 2 on the columns of Z, 0 or 2 on those of X, 2ν on y."""
-    q, p, dtype = cp.plan.q_rest, cp.p, cp.dense.dtype
-    nu = jnp.asarray(residual_df(cp, reml), dtype)
-    return jnp.concatenate([jnp.full(q, 2.0, dtype), jnp.full(p, 2.0 * reml, dtype), 2 * nu[None]])
+    z, x = np.repeat(np.eye(2), [cp.plan.q_rest, cp.p], axis=0).T
+    return 2 * jnp.append((z + reml * x).astype(cp.dense.dtype), residual_df(cp, reml))
 
 
 @jax.tree_util.register_dataclass
@@ -110,39 +140,37 @@ class Profiled:
     deviance: Any
 
 
-@partial(jax.jit, static_argnames="reml")
+@jax.jit
 def profile(theta, cp: CrossProducts, reml: bool = True) -> Profiled:
     """The penalised least-squares solution and both criteria at θ (m,)."""
-    eliminated = eliminate(theta, cp)
-    inverse = inverse_factor(eliminated.dense)
-    parts = _pieces(eliminated, cp)
-    q, prss = cp.plan.q_rest, jnp.exp(parts[2])
-    solution = -inverse[-1, :-1] / inverse[-1, -1]  # the last row of L̃⁻¹ is (−u, −β, 1)/r
-    effects = back_substitute(theta, cp, eliminated, solution)
-    unbased = solve_basis(cp, jnp.eye(cp.p, dtype=solution.dtype))
-    half = inverse[q:-1, q:-1] @ unbased.T
+    return solution(theta, cp, reml, *factorise(theta, cp))
+
+
+def solution(theta, cp: CrossProducts, reml: bool, eliminated: Eliminated, inverse) -> Profiled:
+    """Reads `Profiled` off L̃⁻¹, whose last row is (−u, −β, 1)/r; NumPy in, NumPy out."""
+    xp, q = namespace((theta, cp, eliminated, inverse)), cp.plan.q_rest
+    parts = _pieces(eliminated.log_det, -xp.log(xp.diagonal(inverse)), cp)
+    prss = xp.exp(parts[2])
+    solved = -inverse[-1, :-1] / inverse[-1, -1]
+    effects = back_substitute(theta, cp, eliminated, solved)
+    half = xp.linalg.solve(cp.basis, inverse[q:-1, q:-1].T)  # R⁻¹: from the basis of X to X
     return Profiled(
         criterion=_criterion(parts, cp, reml),
-        beta=unbased @ (solution[q:] + cp.response.shift),
-        sigma=jnp.sqrt(prss / residual_df(cp, reml)),
+        beta=xp.linalg.solve(cp.basis, solved[q:] + cp.response.shift),
+        sigma=xp.sqrt(prss / residual_df(cp, reml)),
         prss=prss,
-        u=by_term([u for _, u in effects], cp),
-        b=by_term([b for b, _ in effects], cp),
-        unscaled_vcov=half.T @ half,
+        u=by_term([u for _, u in effects], cp.plan),
+        b=by_term([b for b, _ in effects], cp.plan),
+        unscaled_vcov=half @ half.T,
         log_l=parts[0],
         log_rx=parts[1],
         deviance=_criterion(parts, cp, False),
     )
 
 
-def solve_basis(cp: CrossProducts, b):
-    """R⁻¹b: coefficients of the basis of X → coefficients of X."""
-    return jax.scipy.linalg.solve_triangular(cp.basis, b)
-
-
-def by_term(per_factor, cp: CrossProducts):
+def by_term(per_factor, plan: Plan):
     """Blocks (ℓ, P) per factor, chain then rest → (ℓ, p_i) per term, in the design's order."""
-    plan, out = cp.plan, {}
+    out = {}
     for factor, block in zip(plan.chain + plan.rest, per_factor, strict=True):
         column = 0
         for i in factor.terms:

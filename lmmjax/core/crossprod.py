@@ -5,16 +5,15 @@ NumPy arrays in give NumPy arrays out without compiling anything; JAX arrays (or
 
 import warnings
 from dataclasses import dataclass, field, replace
-from types import ModuleType
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from scipy import sparse
 
 from ..errors import PrecisionWarning
 from .design import Design
+from .namespace import namespace
 from .plan import Plan, make_plan
 
 
@@ -114,6 +113,10 @@ class CrossProducts:
         summed = {k: jax.tree.map(lambda a, b: a + b, getattr(self, k), getattr(other, k)) for k in parts}
         return replace(self, rows=None, **summed)
 
+    def without_rows(self) -> "CrossProducts":
+        """The statistics alone: nothing left whose shape depends on the number of rows."""
+        return replace(self, rows=None, plan=self.plan.take(slice(0)))
+
     def with_response(self, y) -> "CrossProducts":
         """The same design with another response, (n,). A sum of CrossProducts has no rows left: ValueError."""
         rows = replace(_kept(self.rows), y=y)
@@ -137,7 +140,7 @@ def cross_products(design: Design, plan: Plan | None = None, orthonormal: bool =
     """
     _check_precision(design)
     plan = make_plan(design.terms) if plan is None else plan
-    xp = _namespace(design)
+    xp = namespace(design)
     root = None if design.weights is None else xp.sqrt(design.weights)
     scale = (lambda a: a) if root is None else (lambda a: a * root[:, None])
     factors = plan.chain + plan.rest
@@ -161,7 +164,7 @@ def segment_outer(a, b, segments, n_segments: int):
 
 
 def _assemble(rows: Rows, plan: Plan, basis, orthonormal: bool) -> CrossProducts:
-    xp, k = _namespace(rows), len(plan.chain)
+    xp, k = namespace(rows), len(plan.chain)
     stages = tuple(_stage(rows, plan, s) for s in range(k))
     ones = rows.counted(xp.ones((rows.y.shape[0], 1), rows.X.dtype))
     log_weights = 0.0 if rows.root_weights is None else 2 * xp.sum(ones[:, 0] * xp.log(rows.root_weights))
@@ -180,7 +183,7 @@ def _assemble(rows: Rows, plan: Plan, basis, orthonormal: bool) -> CrossProducts
 
 def _stage(rows: Rows, plan: Plan, s: int) -> Stage:
     """Products of chain factor s with itself, with the outer chain, the rest and X."""
-    xp, k, levels = _namespace(rows), len(plan.chain), plan.chain[s].n_levels
+    xp, k, levels = namespace(rows), len(plan.chain), plan.chain[s].n_levels
     z, codes, lead = rows.z[s], rows.codes[s], s == 0
     inner = rows.counted(z, lead)
     gram = segment_outer(inner, z, codes, levels)
@@ -199,7 +202,7 @@ def _stage(rows: Rows, plan: Plan, s: int) -> Stage:
 
 def _crossed(inner, codes, levels: int, rows: Rows, plan: Plan, i: int):
     """(ℓ, P, q_r) products of a factor's columns with all columns of rest factor i."""
-    xp, other = _namespace(rows), plan.rest[i]
+    xp, other = namespace(rows), plan.rest[i]
     k = len(plan.chain) + i
     segments = codes.astype(np.int64) * other.n_levels + rows.codes[k]
     block = segment_outer(inner, rows.z[k], segments, levels * other.n_levels)
@@ -209,7 +212,7 @@ def _crossed(inner, codes, levels: int, rows: Rows, plan: Plan, i: int):
 
 def _dense(rows: Rows, plan: Plan):
     """(q_R + p, q_R + p) products of [Z_rest, X] with themselves."""
-    xp, k, n_rest = _namespace(rows), len(plan.chain), len(plan.rest)
+    xp, k, n_rest = namespace(rows), len(plan.chain), len(plan.rest)
     xx = rows.counted(rows.X).T @ rows.X
     if not plan.rest:
         return xx
@@ -223,21 +226,16 @@ def _dense(rows: Rows, plan: Plan):
 
 
 def _response(rows: Rows, plan: Plan, orthonormal: bool) -> Response:
-    xp, k = _namespace(rows), len(plan.chain)
+    xp, k = namespace(rows), len(plan.chain)
     y = rows.whiten(rows.y)
     shift = y @ rows.X if orthonormal else xp.zeros(rows.X.shape[1], rows.X.dtype)
     y = (y - rows.X @ shift)[:, None]
-    counted = rows.counted(y)
-    times = [rows.counted(y, lead=True)] * min(k, 1) + [counted] * (len(rows.z) - 1)
-    factors = zip(rows.z, times, rows.codes, plan.chain + plan.rest)
-    products = [segment_outer(z, t, codes, f.n_levels) for z, t, codes, f in factors]
+    counted, products = rows.counted(y), []
+    for i, factor in enumerate(plan.chain + plan.rest):
+        times = rows.counted(y, lead=True) if i == 0 else counted
+        products.append(segment_outer(rows.z[i], times, rows.codes[i], factor.n_levels))
     dense = xp.concatenate([*(z.reshape(-1) for z in products[k:]), (rows.X.T @ counted)[:, 0]])
     return Response(tuple(z[..., 0] for z in products[:k]), dense, (y.T @ counted)[0, 0], shift)
-
-
-def _namespace(tree) -> ModuleType:
-    """NumPy if every array is NumPy's, else jax.numpy."""
-    return np if all(isinstance(a, np.ndarray | np.generic) for a in jax.tree.leaves(tree)) else jnp
 
 
 def _kept(rows: Rows | None) -> Rows:
@@ -248,6 +246,8 @@ def _kept(rows: Rows | None) -> Rows:
 
 def _check_precision(design: Design) -> None:
     wide = any(isinstance(a, np.ndarray) and a.dtype == np.float64 for a in jax.tree.leaves(design))
-    if wide and not jax.config.jax_enable_x64:
-        text = "float64 data will be computed in float32, to about 7 digits; enter lmmjax.float64() or set jax_enable_x64"
+    if wide and not jax.config.read("jax_enable_x64"):
+        text = (
+            "float64 data will be computed in float32, to about 7 digits: enter lmmjax.float64() or set jax_enable_x64"
+        )
         warnings.warn(text, PrecisionWarning, stacklevel=3)

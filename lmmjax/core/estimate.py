@@ -1,16 +1,18 @@
 """estimate(cp) → Estimate: the ML or REML fit of one set of cross-products."""
 
 from dataclasses import dataclass, fields
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from .criterion import Profiled, criterion, expansion, profile
+from .criterion import Profiled, criterion, evaluate, factorise, solution, value_and_gradient
 from .crossprod import CrossProducts
-from .optimize import FIXED, Minimum, lbfgs, newton
+from .namespace import is_concrete, like, namespace
+from .optimize import FIXED, Minimum, newton
 from .plan import Plan
+from .start import column_scale, curvature_guess, default_start, moment_start
 
 SINGULAR = 1e-4  # lme4's tolerance for a vanished standard deviation, relative to σ
 SECANT_REST = 300  # dense columns from which BFGS curvature is cheaper than exact Hessians
@@ -42,105 +44,97 @@ class Estimate(Profiled):
         return self.sigma**2 * self.unscaled_vcov
 
 
-@partial(jax.jit, static_argnames="reml")
 def estimate(cp: CrossProducts, reml: bool = True, start=None, theta=None) -> Estimate:
     """Minimises the ML or REML criterion over θ.
 
-    start : (m,), by default T = I in units where each column of Z has root mean square one. theta : (m,) fixes θ
-    instead. Never raises: see `status`. Not differentiable through the optimiser's loop.
+    start : (m,), by default T = I in units where each column of Z has root mean square one, or moment estimates where a
+    large dense rest makes evaluations dear. theta : (m,) fixes θ instead. Never raises: see `status`. Not
+    differentiable through the optimiser's loop.
+
+    With NumPy arrays the loop runs in Python around one compiled function; otherwise all of it is compiled.
     """
+    cp = cp.without_rows()
+    return (_estimate if is_concrete((cp, start, theta)) else _traced)(cp, reml, start, theta)
+
+
+def _estimate(cp: CrossProducts, reml: bool, start, theta) -> Estimate:
     scale = column_scale(cp)
     if theta is not None or not cp.plan.templates:
-        minimum = _stay(jnp.zeros(0, scale.dtype) if theta is None else jnp.asarray(theta), cp, reml)
+        found = _stay(scale if theta is None else theta)
     else:
-        start = default_start(cp) if start is None else jnp.asarray(start)
-        minimum = _minimise(start * scale, scale, cp, reml)
-    x, signs = rectify(minimum.x, cp.plan)
-    found = profile(x, cp, reml)
-    at_theta = {f.name: getattr(found, f.name) for f in fields(Profiled)}
-    trace = {"status": minimum.status, "iterations": minimum.iterations, "saddle": minimum.saddle}
-    curved = minimum.hessian * signs[:, None] * signs
-    return Estimate(**at_theta, theta=x, gradient=minimum.gradient * signs, hessian=curved, scale=scale, **trace)
+        found = _minimise(_first(cp) if start is None else start, scale, cp, reml)
+    gradient, hessian = found.gradient, found.hessian
+    if _uses_secants(cp):
+        factors = factorise(found.x, cp)
+    else:
+        _, gradient, hessian, factors = evaluate(found.x, cp, reml)
+    profiled = solution(found.x, cp, reml, *like(found.x, factors))
+    at_theta = {f.name: getattr(profiled, f.name) for f in fields(Profiled)}
+    trace = {"status": found.status, "iterations": found.iterations, "saddle": found.saddle}
+    return Estimate(**at_theta, theta=found.x, gradient=gradient, hessian=hessian, scale=scale, **trace)
 
 
-def default_start(cp: CrossProducts):
-    """(m,) T = I in units where each column of Z has root mean square one: lme4's start for intercepts."""
-    start = jnp.concatenate([jnp.asarray(t.start, cp.dense.dtype) for t in cp.plan.templates])
-    return start / column_scale(cp)
-
-
-def column_scale(cp: CrossProducts):
-    """(m,) root mean square of the column of Z that each θ multiplies (one for a column of zeros)."""
-    plan, squares = cp.plan, {}
-    diagonal, at = jnp.diagonal(cp.dense), 0
-    for factor, stage in zip(plan.chain, cp.stages, strict=True):
-        squares[factor] = jnp.sum(jnp.diagonal(stage.gram, axis1=1, axis2=2), 0)
-    for factor in plan.rest:
-        squares[factor] = jnp.sum(diagonal[at : at + factor.q].reshape(-1, factor.p), 0)
-        at += factor.q
-    out: dict[int, Any] = {}
-    for factor, total in squares.items():
-        rms, column = jnp.sqrt(total / cp.n), 0
-        rms = jnp.where(rms > 0, rms, 1.0)
-        for i in factor.terms:
-            template = plan.templates[i]
-            out[i] = rms[column : column + template.p][template.indices[0]]
-            column += template.p
-    return jnp.concatenate([out[i] for i in range(len(out))] or [diagonal[:0]])
+_traced = jax.jit(_estimate)
 
 
 def rectify(theta, plan: Plan):
     """θ with a non-negative diagonal of every T, and the (m,) signs that it was multiplied by."""
     signs = [t.signs(theta[s]) for t, s in zip(plan.templates, plan.theta_slices(), strict=True)]
-    signs = jnp.concatenate([*signs, theta[:0]])
+    signs = namespace(theta).concatenate([*signs, theta[:0]])
     return theta * signs, signs
 
 
-def vanished(x, plan: Plan):
-    """Whether some column of some T is zero: x (m,) in the optimiser's units."""
-    parts = [t(x[s]) for t, s in zip(plan.templates, plan.theta_slices(), strict=True)]
-    return jnp.any(jnp.stack([jnp.any(jnp.linalg.norm(t, axis=0) < SINGULAR) for t in parts]))
-
-
-def _stay(theta, cp: CrossProducts, reml: bool) -> Minimum:
-    value, gradient, hessian = expansion(theta, cp, reml) if theta.size else (0.0, theta, theta[:, None] * theta)
-    return Minimum(theta, value, gradient, hessian, jnp.asarray(FIXED), jnp.asarray(0), jnp.asarray(False))
-
-
-def _minimise(start, scale, cp: CrossProducts, reml: bool) -> Minimum:
-    """Runs the optimiser in x = scale·θ and returns the minimum in θ."""
-
-    def exact(x):
-        value, gradient, hessian = expansion(x / scale, cp, reml)
-        return value, gradient / scale, hessian / scale / scale[:, None]
-
-    def value(x):
-        return criterion(x / scale, cp, reml)
-
-    def retry(x):
-        return vanished(x, cp.plan), 5 * start
-
-    if start.shape[0] > MANY_THETA:
-        start = lbfgs(lambda x: value(x) / cp.n, start)
-    if cp.plan.q_rest > SECANT_REST:
-        guess = jnp.diag(jnp.asarray(_levels(cp.plan), start.dtype))
-        found = newton(jax.value_and_grad(value), start, retry, guess)
-    else:
-        found = newton(exact, start, retry)
-    hessian = found.hessian * scale * scale[:, None]
-    return found._replace(x=_snap(found.x, cp.plan) / scale, gradient=found.gradient * scale, hessian=hessian)
+def column_norms(x, plan: Plan):
+    """(m,) the norm of the column of T that each θ belongs to."""
+    xp, parts = namespace(x), [x[:0]]
+    for t, s in zip(plan.templates, plan.theta_slices(), strict=True):
+        parts.append(xp.sqrt(xp.sum(t(x[s]) ** 2, 0))[t.indices[1]])
+    return xp.concatenate(parts)
 
 
 def _snap(x, plan: Plan):
     """Columns of T that have vanished to within rounding become zero: the criterion changes by their square."""
-    parts = [x[:0]]
-    for t, s in zip(plan.templates, plan.theta_slices(), strict=True):
-        norms = jnp.linalg.norm(t(x[s]), axis=0)
-        parts.append(jnp.where(norms[t.indices[1]] < jnp.sqrt(jnp.finfo(x.dtype).eps), 0.0, x[s]))
-    return jnp.concatenate(parts)
+    tolerance = np.sqrt(np.finfo(x.dtype).eps)
+    return namespace(x).where(column_norms(x, plan) < tolerance, 0, x).astype(x.dtype)
 
 
-def _levels(plan: Plan) -> list[float]:
-    """(m,) the number of levels behind each θ: the size of the criterion's curvature in the optimiser's units."""
-    levels = {i: float(f.n_levels) for f in plan.chain + plan.rest for i in f.terms}
-    return [levels[i] for i, t in enumerate(plan.templates) for _ in range(t.n_theta)]
+def _uses_secants(cp: CrossProducts) -> bool:
+    return cp.plan.q_rest > SECANT_REST
+
+
+def _first(cp: CrossProducts):
+    return moment_start(cp) if _uses_secants(cp) else default_start(cp)
+
+
+def _stay(theta) -> Minimum:
+    xp = namespace(theta)
+    zero = xp.zeros((), int)
+    return Minimum(theta, 0.0 * zero, 0 * theta, theta[:, None] * 0 * theta, zero + FIXED, zero, zero > 0)
+
+
+def _minimise(start, scale, cp: CrossProducts, reml: bool) -> Minimum:
+    """Runs the optimiser in x = scale·θ; returns its end in θ, with a non-negative diagonal of every T."""
+
+    def exact(x):
+        value, gradient, hessian, _ = evaluate(x / scale, cp, reml)
+        return like(x, (value, gradient / scale, hessian / scale / scale[:, None]))
+
+    def slope(x):
+        value, gradient = value_and_gradient(x / scale, cp, reml)
+        return like(x, (value, gradient / scale))
+
+    def retry(x):
+        return (column_norms(x, cp.plan) < SINGULAR).any(), 5 * start * scale
+
+    x = start * scale
+    if x.shape[0] > MANY_THETA:
+        from .lbfgs import lbfgs  # it imports optax, which takes longer than most fits
+
+        x = like(x, lbfgs(lambda v: criterion(v / scale, cp, reml) / cp.n, jnp.asarray(x)))
+    if _uses_secants(cp):
+        found = newton(slope, x, retry, namespace(x).diag(curvature_guess(cp, start) / scale**2))
+    else:
+        found = newton(exact, x, retry)
+    x, signs = rectify(_snap(found.x, cp.plan), cp.plan)
+    unit = signs * scale
+    return found._replace(x=x / scale, gradient=found.gradient * unit, hessian=found.hessian * unit * unit[:, None])

@@ -1,7 +1,5 @@
 """Curvature of the deviance beyond the profiled criterion."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 
@@ -9,7 +7,7 @@ from .criterion import deviance
 from .crossprod import CrossProducts
 
 
-@partial(jax.jit, static_argnames="reml")
+@jax.jit
 def theta_sigma_hessian(theta, sigma, cp: CrossProducts, reml: bool = True):
     """(m + 1, m + 1) Hessian of the deviance −2ℓ(θ, σ) in (θ, σ): twice the observed information."""
 

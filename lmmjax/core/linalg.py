@@ -12,7 +12,7 @@ UNROLL = 4
 
 def matmul(a, b):
     """Product of stacks of small matrices, (…, P, Q) by (…, Q, R), as one fused sum."""
-    return jnp.sum(a[..., :, :, None] * b[..., None, :, :], -2)
+    return (a[..., :, :, None] * b[..., None, :, :]).sum(-2)
 
 
 def cholesky(a):

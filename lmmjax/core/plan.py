@@ -84,6 +84,8 @@ class Plan:
 
     def take(self, rows) -> "Plan":
         """The plan for a chunk of the rows (a slice or index array), whose cross-products then add to the others'."""
+        if not self.crossings:
+            return self
         cut = (replace(c, meeting=tuple(m[rows] for m in c.meeting)) for c in self.crossings)
         return replace(self, crossings=tuple(cut))
 
@@ -201,8 +203,8 @@ def _crossing(factor, rest, codes, outer):
     order = np.argsort(keys)
     inner = {"codes": codes[factor], "keys": keys[order], "order": order}
     sizes = tuple(len(m) // r.p for m, r in zip(levels, rest, strict=True))
-    arrays = (a.astype(np.int32) for a in (level, column, first, second))
-    return Crossing(tuple(meeting), *arrays, cell, up, sizes), inner
+    level, column, first, second = (a.astype(np.int32) for a in (level, column, first, second))
+    return Crossing(tuple(meeting), level, column, first, second, cell, up, sizes), inner
 
 
 def _pairs_within(level: np.ndarray, column: np.ndarray, q_rest: int):

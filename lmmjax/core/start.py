@@ -1,0 +1,66 @@
+"""Where the optimiser begins, and in which units it works."""
+
+import numpy as np
+
+from .criterion import by_term
+from .crossprod import CrossProducts
+from .namespace import namespace
+
+
+def default_start(cp: CrossProducts):
+    """(m,) T = I in units where each column of Z has root mean square one: lme4's start for intercepts."""
+    start = np.concatenate([t.start for t in cp.plan.templates]).astype(cp.dense.dtype)
+    return start / column_scale(cp)
+
+
+def column_scale(cp: CrossProducts):
+    """(m,) root mean square of the column of Z that each θ multiplies (one for a column of zeros)."""
+    xp = namespace(cp)
+    rms = [xp.sqrt(xp.sum(squares, 0, keepdims=True) / cp.n) for squares, _ in _column_products(cp)]
+    return _per_theta([xp.where(r > 0, r, 1.0) for r in rms], cp)
+
+
+def moment_start(cp: CrossProducts):
+    """(m,) diagonal T from the scatter of each column's level means, as if no other random term existed.
+
+    With gᵢ = zᵢᵀzᵢ and B = Σ (zᵢᵀy)²/gᵢ over ℓ levels, E B ≈ ℓσ² + σ²θ² Σ gᵢ.
+    """
+    xp, yy, out = namespace(cp), cp.response.yy, []
+    for squares, products in _column_products(cp):
+        levels, total = squares.shape[0], xp.maximum(xp.sum(squares, 0, keepdims=True), 1e-300)
+        between = xp.sum(products**2 / xp.maximum(squares, 1e-300), 0, keepdims=True)
+        within = xp.maximum((yy - between) / (cp.n - levels), 1e-6 * yy / cp.n)
+        out.append(xp.sqrt(xp.maximum((between / within - levels) / total, 0.0025 * cp.n / total)))
+    return default_start(cp) * column_scale(cp) * _per_theta(out, cp)
+
+
+def curvature_guess(cp: CrossProducts, theta):
+    """(m,) expected second derivatives 4θ² Σ (gᵢ/(1 + gᵢθ²))² as if the columns of Z were orthogonal."""
+    xp = namespace(cp)
+    rows = [t.indices[0] for t in cp.plan.templates]
+    diagonal = [theta[s][t.start > 0] for s, t in zip(cp.plan.theta_slices(), cp.plan.templates, strict=True)]
+    sizes = xp.concatenate([d[r] for d, r in zip(diagonal, rows, strict=True)]) ** 2
+    per_term = by_term([squares for squares, _ in _column_products(cp)], cp.plan)
+    squares = [g[:, r] for g, r in zip(per_term, rows, strict=True)]
+    at = [sizes[s] for s in cp.plan.theta_slices()]
+    return xp.concatenate([4 * v * xp.sum((g / (1 + g * v)) ** 2, 0) for g, v in zip(squares, at, strict=True)])
+
+
+def _column_products(cp: CrossProducts):
+    """Per factor, chain then rest: (ℓ, P) squares zᵢᵀzᵢ and products zᵢᵀy of every level's columns."""
+    xp, at = namespace(cp), 0
+    diagonal, out = xp.diagonal(cp.dense), []
+    for stage, zy in zip(cp.stages, cp.response.zy, strict=True):
+        out.append((xp.diagonal(stage.gram, axis1=1, axis2=2), zy))
+    for factor in cp.plan.rest:
+        block = slice(at, at + factor.q)
+        out.append((diagonal[block].reshape(-1, factor.p), cp.response.dense[block].reshape(-1, factor.p)))
+        at += factor.q
+    return out
+
+
+def _per_theta(per_factor, cp: CrossProducts):
+    """(1, P) values per factor → (m,) the value of the row of T that each θ stands in."""
+    per_term = by_term(per_factor, cp.plan)
+    parts = [v[0, t.indices[0]] for v, t in zip(per_term, cp.plan.templates, strict=True)]
+    return namespace(cp).concatenate([*parts, cp.response.shift[:0]])
