@@ -49,6 +49,7 @@ def _measure(case: str, theta: np.ndarray, cp: Any) -> list[Row]:
         "value, gradient and Hessian (expansion)": lj.core.expansion,
     }
     rows: list[Row] = []
+    jax.clear_caches()  # so that first calls compile
     for name, function in functions.items():
 
         def call(function: Callable = function) -> Any:

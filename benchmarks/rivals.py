@@ -12,6 +12,7 @@ from .harness import Row, row, skip
 PACKAGES = ("mixedlm", "lme-python")
 VARIABLE = "LMMJAX_BENCH_RIVALS"
 WORKER = Path(__file__).with_name("rival_process.py")
+LIMIT = 300  # seconds for one model
 
 
 @cache
@@ -42,7 +43,17 @@ def run(
 
 def _ask(job: dict[str, Any]) -> list[dict[str, Any]]:
     command = [os.environ[VARIABLE], str(WORKER)]
-    done = subprocess.run(command, input=json.dumps(job), capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(
+            command, input=json.dumps(job), capture_output=True, text=True, check=False, timeout=LIMIT
+        )
+    except subprocess.TimeoutExpired as late:
+        lines = late.stdout.decode() if isinstance(late.stdout, bytes) else late.stdout or ""
+        return [*_answers(lines), {"error": f"stopped after {LIMIT} s"}]
     if done.returncode:
         return [{"error": (done.stderr.strip().splitlines() or ["the process died"])[-1]}]
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return _answers(done.stdout)
+
+
+def _answers(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines() if line.startswith("{")]

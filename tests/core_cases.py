@@ -197,7 +197,7 @@ def dense_criterion(design: Design, theta, reml: bool) -> float:
 # Finite differences
 
 
-def slope(f, x, direction, h: float = 2e-3):
+def slope(f, x, direction, h: float = 5e-4):
     """df/dt at x + t·direction by fourth-order central differences; f may return an array."""
     near = np.asarray(f(x + h * direction)) - np.asarray(f(x - h * direction))
     far = np.asarray(f(x + 2 * h * direction)) - np.asarray(f(x - 2 * h * direction))

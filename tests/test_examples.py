@@ -20,7 +20,13 @@ BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n?```text\n(.*?)^```\n)?", re.MU
 def run(name: str, **environment: str) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, **environment}
     return subprocess.run(
-        [sys.executable, f"examples/{name}"], cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=600
+        [sys.executable, f"examples/{name}"],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
     )
 
 

@@ -1,6 +1,7 @@
 """Templates T(θ): the p×p lower-triangular relative covariance factors, one per random-effects term."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -24,7 +25,7 @@ class Template:
         if self.kind not in KINDS or self.p < 1:
             raise ValueError(f"Template(p={self.p}, kind={self.kind!r}): p must be positive and kind one of {KINDS}")
 
-    @property
+    @cached_property
     def indices(self) -> tuple[np.ndarray, np.ndarray]:
         """Rows and columns of T that θ fills, in θ's order."""
         if self.kind == "diagonal":
@@ -37,13 +38,13 @@ class Template:
         """Number of parameters."""
         return len(self.indices[0])
 
-    @property
+    @cached_property
     def start(self) -> np.ndarray:
         """lme4's start, T = I."""
         rows, cols = self.indices
         return (rows == cols).astype(float)
 
-    @property
+    @cached_property
     def basis(self) -> np.ndarray:
         """(n_theta, p, p) with T(θ) = Σₐ θₐ basisₐ."""
         out = np.zeros((self.n_theta, self.p, self.p))

@@ -16,6 +16,7 @@ from .blocks import Eliminated, back_substitute, eliminate
 from .crossprod import CrossProducts
 from .linalg import inverse_factor, log_diagonal
 from .namespace import namespace
+from .onefactor import one_factor_slopes
 from .plan import Plan
 
 
@@ -83,11 +84,20 @@ def evaluate(theta, cp: CrossProducts, reml: bool):
     """Criterion, gradient and Hessian, and the factorisation they come from; in closed form over the dense block.
 
     With F(S) = Σⱼ wⱼ log L̃ⱼⱼ on the dense Schur complement S(θ): dF = ½⟨M, dS⟩, M = L̃⁻ᵀ diag(w) L̃⁻¹, and
-    d²F[A, B] = −⟨diag(w) Φ(L̃⁻¹BL̃⁻ᵀ), L̃⁻¹AL̃⁻ᵀ⟩; the rest is elementwise and left to autodiff.
+    d²F[A, B] = −⟨diag(w) Φ(L̃⁻¹BL̃⁻ᵀ), L̃⁻¹AL̃⁻ᵀ⟩, with Φ the lower triangle and half the diagonal.
     """
-    eliminated = eliminate(theta, cp)
-    inverse = inverse_factor(eliminated.dense)
+    eliminated, inverse = factorise(theta, cp)
     w = _weights(cp, reml)
+    slopes = one_factor_slopes if len(cp.plan.chain) == 1 and not cp.plan.rest else _general_slopes
+    gradient, hessian, x = slopes(theta, cp, w, eliminated, inverse)
+    half = jnp.tril(x) - 0.5 * x * jnp.eye(x.shape[-1], dtype=x.dtype)  # Φ(x)
+    hessian -= jnp.einsum("ajk,bjk->ab", half * w[:, None], x)
+    parts = _pieces(eliminated.log_det, -jnp.log(jnp.diagonal(inverse)), cp)
+    return _criterion(parts, cp, reml), gradient, hessian, (eliminated, inverse)
+
+
+def _general_slopes(theta, cp: CrossProducts, w, eliminated: Eliminated, inverse):
+    """As `one_factor_slopes`, by autodiff of the elementwise part."""
     m = inverse.T @ (w[:, None] * inverse)
 
     def linear(t):
@@ -98,11 +108,7 @@ def evaluate(theta, cp: CrossProducts, reml: bool):
         return jax.jvp(jax.grad(linear, has_aux=True), (theta,), (direction,))
 
     (gradient, _), (hessian, slopes) = jax.vmap(push, out_axes=(None, 0))(jnp.eye(theta.shape[0], dtype=theta.dtype))
-    x = inverse @ slopes @ inverse.T
-    half = jnp.tril(x) - 0.5 * x * jnp.eye(x.shape[-1], dtype=x.dtype)
-    hessian -= jnp.einsum("ajk,bjk->ab", half * w[:, None], x)
-    parts = _pieces(eliminated.log_det, -jnp.log(jnp.diagonal(inverse)), cp)
-    return _criterion(parts, cp, reml), gradient, hessian, (eliminated, inverse)
+    return gradient, hessian, inverse @ slopes @ inverse.T
 
 
 @jax.jit

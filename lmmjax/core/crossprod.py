@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from scipy import sparse
 
 from ..errors import PrecisionWarning
 from .design import Design
@@ -156,10 +155,9 @@ def cross_products(design: Design, plan: Plan | None = None, orthonormal: bool =
 def segment_outer(a, b, segments, n_segments: int):
     """(n_segments, P, c): Σ aᵢ bᵢᵀ over the rows i of each segment, for a (n, P), b (n, c), segments (n,)."""
     if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
-        n, p = a.shape
-        columns = (np.asarray(segments)[:, None].astype(np.int64) * p + np.arange(p)).ravel()
-        z = sparse.csr_array((a.ravel(), columns, np.arange(0, n * p + 1, p)), shape=(n, n_segments * p))
-        return (z.T @ b).reshape(n_segments, p, b.shape[1])
+        sums = [np.bincount(segments, x * y, n_segments) for x in a.T for y in b.T]
+        out = np.stack(sums, -1) if sums else np.zeros((n_segments, 0))
+        return out.reshape(n_segments, a.shape[1], b.shape[1]).astype(a.dtype)
     return jax.ops.segment_sum(a[:, :, None] * b[:, None, :], segments, n_segments)
 
 

@@ -5,11 +5,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from .criterion import Profiled, criterion, evaluate, factorise, solution, value_and_gradient
 from .crossprod import CrossProducts
-from .namespace import is_concrete, like, namespace
+from .namespace import epsilon, is_concrete, like, namespace
 from .optimize import FIXED, Minimum, newton
 from .plan import Plan
 from .start import column_scale, curvature_guess, default_start, moment_start
@@ -94,7 +93,7 @@ def column_norms(x, plan: Plan):
 
 def _snap(x, plan: Plan):
     """Columns of T that have vanished to within rounding become zero: the criterion changes by their square."""
-    tolerance = np.sqrt(np.finfo(x.dtype).eps)
+    tolerance = epsilon(x.dtype) ** 0.5
     return namespace(x).where(column_norms(x, plan) < tolerance, 0, x).astype(x.dtype)
 
 
@@ -116,12 +115,12 @@ def _minimise(start, scale, cp: CrossProducts, reml: bool) -> Minimum:
     """Runs the optimiser in x = scale·θ; returns its end in θ, with a non-negative diagonal of every T."""
 
     def exact(x):
-        value, gradient, hessian, _ = evaluate(x / scale, cp, reml)
-        return like(x, (value, gradient / scale, hessian / scale / scale[:, None]))
+        value, gradient, hessian = like(x, evaluate(x / scale, cp, reml)[:3])
+        return value, gradient / scale, hessian / scale / scale[:, None]
 
     def slope(x):
-        value, gradient = value_and_gradient(x / scale, cp, reml)
-        return like(x, (value, gradient / scale))
+        value, gradient = like(x, value_and_gradient(x / scale, cp, reml))
+        return value, gradient / scale
 
     def retry(x):
         return (column_norms(x, cp.plan) < SINGULAR).any(), 5 * start * scale

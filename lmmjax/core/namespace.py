@@ -1,5 +1,6 @@
 """One text for two drivers: the same functions run on NumPy arrays, compiling nothing, and inside JAX's transforms."""
 
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -15,7 +16,13 @@ def is_concrete(tree: Any) -> bool:
 
 def namespace(tree: Any) -> ModuleType:
     """NumPy if every array of a pytree is NumPy's, else jax.numpy."""
-    return np if is_concrete(tree) else jnp
+    return np if isinstance(tree, np.ndarray) or is_concrete(tree) else jnp
+
+
+@cache
+def epsilon(dtype: Any) -> float:
+    """Machine epsilon of a floating-point dtype."""
+    return float(np.finfo(dtype).eps)
 
 
 def select(condition, a, b):

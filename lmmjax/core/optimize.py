@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .namespace import namespace, select, while_loop
+from .namespace import epsilon, namespace, select, while_loop
 
 CONVERGED, STALLED, LIMIT, DIVERGED, FAILED, FIXED = range(6)
 STATUS = (
@@ -61,21 +61,21 @@ def newton(evaluate: Callable, start, retry: Callable, hessian=None, max_iterati
     zero, infinite = xp.zeros((), int), xp.full((), np.inf, start.dtype)
     curvature = xp.eye(start.shape[0], dtype=start.dtype) if hessian is None else hessian
     nowhere = Minimum(start, infinite, 0 * start, curvature, zero + RUNNING, zero, xp.zeros((), bool))
-    state = _State(nowhere, nowhere, start, infinite, 0.5 * xp.linalg.norm(start), zero)
+    state = _State(nowhere, nowhere, start, infinite, 0.5 * _norm(start), zero)
     body = partial(_iterate, evaluate=evaluate, retry=retry, secant=hessian is not None, limit=max_iterations)
     return while_loop(lambda s: s.at.status == RUNNING, body, state).at
 
 
 def _iterate(s: _State, evaluate, retry, secant: bool, limit: int) -> _State:
     """One evaluation, its acceptance, and the next trial or the end of the attempt."""
-    xp, at = namespace(s), s.at
-    fresh, moved, eps = xp.isinf(at.value), s.trial - at.x, np.finfo(s.trial.dtype).eps
+    xp, at, eps = namespace(s.trial), s.at, epsilon(s.trial.dtype)
+    fresh, moved = xp.isinf(at.value), s.trial - at.x
     value, gradient, *rest = evaluate(s.trial)
     hessian = select(fresh, at.hessian, _bfgs(at.hessian, moved, gradient - at.gradient)) if secant else rest[0]
     noise = 20 * eps * xp.maximum(1, abs(value))
     actual = at.value - value
     good = xp.isfinite(value) & xp.all(xp.isfinite(hessian)) & (fresh | (actual >= 1e-4 * s.predicted - noise))
-    radius = _new_radius(s, fresh, good, actual, xp.linalg.norm(moved))
+    radius = _new_radius(s, fresh, good, actual, _norm(moved))
     new = at._replace(x=s.trial, value=value, gradient=gradient, hessian=hessian)
     at = select(good, new, at)._replace(iterations=at.iterations + 1)
     step, predicted, decrement, saddle = model_step(at.gradient, at.hessian, radius)
@@ -93,22 +93,22 @@ def _new_radius(s: _State, fresh, good, actual, length):
 
 
 def _status(at: Minimum, radius, converged, failed, limit: int):
-    xp = namespace(at)
-    size = xp.linalg.norm(at.x)
+    xp, size = namespace(at.x), _norm(at.x)
     code = xp.where(at.iterations >= limit, LIMIT, RUNNING)
-    code = xp.where(radius < np.finfo(at.x.dtype).eps * (1 + size), STALLED, code)
+    code = xp.where(radius < epsilon(at.x.dtype) * (1 + size), STALLED, code)
     code = xp.where(size > FAR, DIVERGED, code)
     return xp.where(failed, FAILED, xp.where(converged, CONVERGED, code))
 
 
 def _second_attempt(s: _State, retry: Callable) -> _State:
     """At the end of the first attempt, perhaps another start; at the end of the second, the better of the two."""
-    xp = namespace(s)
+    xp, ended = namespace(s.trial), s.at.status != RUNNING
+    if xp is np and not ended:
+        return s
     wanted, start = retry(s.at.x)
-    ended = s.at.status != RUNNING
     again = ended & (s.attempt == 0) & (wanted | s.at.saddle)
     fresh = s.at._replace(value=xp.full_like(s.at.value, np.inf), status=s.at.status * 0 + RUNNING)
-    second = _State(s.at, fresh, start, s.predicted, 0.5 * xp.linalg.norm(start), s.attempt + 1)
+    second = _State(s.at, fresh, start, s.predicted, 0.5 * _norm(start), s.attempt + 1)
     # A tie within rounding keeps the first attempt's point.
     margin = 1e-10 * xp.maximum(1, abs(s.at.value))
     first_wins = (s.attempt == 1) & ended & ~(s.at.value < s.best.value - margin)
@@ -121,19 +121,23 @@ def model_step(gradient, hessian, radius):
 
     Negative curvature is followed by its modulus; where the gradient has nothing to say, half a radius along it.
     """
-    xp, numbers = namespace(hessian), np.finfo(hessian.dtype)
+    xp, eps, tiny = namespace(hessian), epsilon(hessian.dtype), 1e-30
     values, vectors = xp.linalg.eigh(xp.where(xp.isfinite(hessian), hessian, 0))
     g = vectors.T @ gradient
     largest = xp.max(abs(values))
-    modulus = xp.maximum(abs(values), 1e-8 * largest + numbers.tiny)
+    modulus = xp.maximum(abs(values), 1e-8 * largest + tiny)
     decrement = 0.5 * xp.sum(g**2 / modulus)
-    saddle = values[0] < -np.sqrt(numbers.eps) * (1 + largest)
+    saddle = values[0] < -eps**0.5 * (1 + largest)
     kick = xp.where(saddle & (np.arange(g.shape[0]) == 0), 0.5 * radius * xp.where(g[0] > 0, -1, 1), 0)
     step = -g / modulus
-    step = xp.where(xp.linalg.norm(step) < 1e-3 * radius, step + kick, step)
-    step = step * xp.minimum(1, radius / xp.maximum(xp.linalg.norm(step), numbers.tiny))
+    step = xp.where(_norm(step) < 1e-3 * radius, step + kick, step)
+    step = step * xp.minimum(1, radius / xp.maximum(_norm(step), tiny))
     predicted = -(g @ step) - 0.5 * xp.sum(values * step**2)
     return vectors @ step, predicted, decrement, saddle
+
+
+def _norm(x):
+    return (x @ x) ** 0.5
 
 
 def _bfgs(hessian, step, change):

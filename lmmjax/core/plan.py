@@ -209,15 +209,21 @@ def _crossing(factor, rest, codes, outer):
 
 def _pairs_within(level: np.ndarray, column: np.ndarray, q_rest: int):
     """All pairs (a, b) of entries in one level with column a ≥ column b, sorted by cell = column_a q_R + column_b."""
-    order = np.lexsort((column, level))
+    order = _stable_order(column, q_rest)
+    order = order[_stable_order(level[order], int(level.max()) + 1)]
     counts = np.bincount(level)
     start = np.repeat(np.cumsum(counts) - counts, counts)  # (N,) first entry of the own level
-    position = np.arange(len(order)) - start
-    first = np.repeat(np.arange(len(order)), position + 1)
-    ends = np.cumsum(position + 1)
-    second = np.arange(len(first)) - np.repeat(ends - (position + 1), position + 1) + start[first]
+    partners = np.arange(len(order)) - start + 1
+    first = np.repeat(np.arange(len(order)), partners)
+    second = np.arange(len(first)) - np.repeat(np.cumsum(partners) - partners, partners) + start[first]
     first, second = order[first], order[second]
+    by_cell = _stable_order(column[second], q_rest)
+    by_cell = by_cell[_stable_order(column[first[by_cell]], q_rest)]
+    first, second = first[by_cell], second[by_cell]
     cell = column[first].astype(np.int64) * q_rest + column[second]
-    by_cell = np.argsort(cell, kind="stable")
-    kind = np.int32 if q_rest**2 < 2**31 else np.int64
-    return first[by_cell], second[by_cell], cell[by_cell].astype(kind)
+    return first, second, cell.astype(np.int32 if q_rest**2 < 2**31 else np.int64)
+
+
+def _stable_order(keys: np.ndarray, n_keys: int) -> np.ndarray:
+    """argsort of small integers; 16 bits make NumPy count instead of compare."""
+    return np.argsort(keys.astype(np.uint16) if n_keys <= 2**16 else keys, kind="stable")
