@@ -155,9 +155,19 @@ def _dense_block(theta, cp: CrossProducts, passed: _Passed):
         full -= passed.tail
     if not cp.plan.rest:
         return full
-    full = _scale_rows(theta, cp.plan, _scale_rows(theta, cp.plan, full).T)
-    identity = jnp.arange(full.shape[0]) < cp.plan.q_rest
-    return full + jnp.diag(identity.astype(full.dtype))
+    identity = jnp.diag((jnp.arange(full.shape[0]) < cp.plan.q_rest).astype(full.dtype))
+    return _scale(theta, cp.plan, full) + identity
+
+
+def _scale(theta, plan: Plan, matrix):
+    """diag(Λ_rest, I)ᵀ matrix diag(Λ_rest, I)."""
+    if any(f.p > 1 for f in plan.rest):
+        return _scale_rows(theta, plan, _scale_rows(theta, plan, matrix).T)
+    sizes = [
+        jnp.broadcast_to(t[0, 0], f.q) for f, t in zip(plan.rest, template_blocks(theta, plan, plan.rest), strict=True)
+    ]
+    scale = jnp.concatenate([*sizes, jnp.ones(matrix.shape[0] - plan.q_rest, matrix.dtype)])
+    return matrix * scale[:, None] * scale
 
 
 def _scale_rows(theta, plan: Plan, matrix):

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .blocks import Eliminated, back_substitute, eliminate
-from .crossprod import CrossProducts
+from .crossprod import CrossProducts, jit
 from .linalg import inverse_factor, log_diagonal
 from .namespace import namespace
 from .onefactor import one_factor_slopes
@@ -38,26 +38,18 @@ def residual_df(cp: CrossProducts, reml: bool):
     return cp.n - reml * cp.p
 
 
+@jit
 def deviance(theta, sigma, cp: CrossProducts, reml: bool = True):
     """−2 log-likelihood (REML: restricted) at θ (m,) and σ, with β profiled out (REML: integrated out)."""
-    return _deviance(theta, sigma, cp.without_rows(), reml)
-
-
-@jax.jit
-def _deviance(theta, sigma, cp: CrossProducts, reml: bool):
     log_l, log_rx, log_prss = pieces(theta, cp)
     nu = residual_df(cp, reml)
     dets = log_l + reml * log_rx
     return dets - cp.log_weights + nu * jnp.log(2 * jnp.pi * sigma**2) + jnp.exp(log_prss) / sigma**2
 
 
+@jit
 def criterion(theta, cp: CrossProducts, reml: bool = True):
     """The deviance at its minimum over σ: lme4's profiled deviance or REML criterion, constants included."""
-    return _profiled_criterion(theta, cp.without_rows(), reml)
-
-
-@jax.jit
-def _profiled_criterion(theta, cp: CrossProducts, reml: bool):
     return _criterion(pieces(theta, cp), cp, reml)
 
 
@@ -70,16 +62,16 @@ def _criterion(parts, cp: CrossProducts, reml: bool):
 
 def expansion(theta, cp: CrossProducts, reml: bool = True):
     """The criterion with its gradient (m,) and Hessian (m, m) in θ."""
-    return evaluate(theta, cp.without_rows(), reml)[:3]
+    return evaluate(theta, cp, reml)[:3]
 
 
-@jax.jit
+@jit
 def value_and_gradient(theta, cp: CrossProducts, reml: bool):
     """The criterion and its gradient (m,) by one reverse pass."""
-    return jax.value_and_grad(_profiled_criterion)(theta, cp, reml)
+    return jax.value_and_grad(criterion)(theta, cp, reml)
 
 
-@jax.jit
+@jit
 def evaluate(theta, cp: CrossProducts, reml: bool):
     """Criterion, gradient and Hessian, and the factorisation they come from; in closed form over the dense block.
 
@@ -111,7 +103,7 @@ def _general_slopes(theta, cp: CrossProducts, w, eliminated: Eliminated, inverse
     return gradient, hessian, inverse @ slopes @ inverse.T
 
 
-@jax.jit
+@jit
 def factorise(theta, cp: CrossProducts):
     """The chain's elimination and the inverse factor L̃⁻¹ (r, r) of its dense rest."""
     eliminated = eliminate(theta, cp)
@@ -146,7 +138,7 @@ class Profiled:
     deviance: Any
 
 
-@jax.jit
+@jit
 def profile(theta, cp: CrossProducts, reml: bool = True) -> Profiled:
     """The penalised least-squares solution and both criteria at θ (m,)."""
     return solution(theta, cp, reml, *factorise(theta, cp))

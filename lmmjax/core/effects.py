@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from .blocks import eliminate, template_blocks
-from .crossprod import CrossProducts
+from .crossprod import CrossProducts, jit
 from .design import Design
 from .linalg import inverse_factor, log_diagonal
 
@@ -18,7 +18,7 @@ def linear_predictor(design: Design, beta, b=()):
     return eta
 
 
-@jax.jit
+@jit
 def conditional_variances(theta, cp: CrossProducts):
     """Var(b | y, β, θ)/σ² per grouping factor, chain then rest, as (ℓ, P, P).
 

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from .criterion import Profiled, criterion, evaluate, factorise, solution, value_and_gradient
-from .crossprod import CrossProducts
-from .namespace import epsilon, is_concrete, like, namespace
+from .crossprod import CrossProducts, jit
+from .namespace import canonical, epsilon, is_concrete, like, namespace
 from .optimize import FIXED, Minimum, newton
 from .plan import Plan
 from .start import column_scale, curvature_guess, default_start, moment_start
@@ -52,8 +52,11 @@ def estimate(cp: CrossProducts, reml: bool = True, start=None, theta=None) -> Es
 
     With NumPy arrays the loop runs in Python around one compiled function; otherwise all of it is compiled.
     """
-    cp = cp.without_rows()
-    return (_estimate if is_concrete((cp, start, theta)) else _traced)(cp, reml, start, theta)
+    arguments = cp.without_rows(), start, theta
+    if is_concrete(arguments):
+        cp, start, theta = canonical(arguments)
+        return _estimate(cp, reml, start, theta)
+    return _traced(cp, reml, start, theta)
 
 
 def _estimate(cp: CrossProducts, reml: bool, start, theta) -> Estimate:
@@ -73,7 +76,7 @@ def _estimate(cp: CrossProducts, reml: bool, start, theta) -> Estimate:
     return Estimate(**at_theta, theta=found.x, gradient=gradient, hessian=hessian, scale=scale, **trace)
 
 
-_traced = jax.jit(_estimate)
+_traced = jit(_estimate)
 
 
 def rectify(theta, plan: Plan):

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 
 from .criterion import deviance
-from .crossprod import CrossProducts
+from .crossprod import CrossProducts, jit
 
 
-@jax.jit
+@jit
 def theta_sigma_hessian(theta, sigma, cp: CrossProducts, reml: bool = True):
     """(m + 1, m + 1) Hessian of the deviance −2ℓ(θ, σ) in (θ, σ): twice the observed information."""
 

@@ -45,3 +45,8 @@ def while_loop(condition, body, state):
 def like(example, tree):
     """NumPy arrays where the example is one, else the tree as it is."""
     return jax.tree.map(np.asarray, tree) if isinstance(example, np.ndarray) else tree
+
+
+def canonical(tree):
+    """NumPy arrays in the precision that JAX computes in."""
+    return jax.tree.map(lambda a: np.asarray(a, jax.dtypes.canonicalize_dtype(np.asarray(a).dtype)), tree)

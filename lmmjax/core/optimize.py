@@ -26,6 +26,7 @@ STATUS = (
 )
 RUNNING = -1
 MAX_ITERATIONS = 200
+SECANT_TOLERANCE = 1e-12  # on the Newton decrement, relative to the criterion; exact Hessians go to rounding
 FAR = 1e7  # in units where a column of Z has root mean square one
 
 
@@ -79,10 +80,11 @@ def _iterate(s: _State, evaluate, retry, secant: bool, limit: int) -> _State:
     new = at._replace(x=s.trial, value=value, gradient=gradient, hessian=hessian)
     at = select(good, new, at)._replace(iterations=at.iterations + 1)
     step, predicted, decrement, saddle = model_step(at.gradient, at.hessian, radius)
-    still = decrement <= 4 * eps * xp.maximum(1, abs(at.value))
+    still = decrement <= (SECANT_TOLERANCE if secant else 4 * eps) * xp.maximum(1, abs(at.value))
     status = _status(at, radius, good & ~saddle & still, fresh & ~good, limit)
     at = at._replace(saddle=at.saddle | (saddle & still), status=status)
-    return _second_attempt(_State(s.best, at, at.x + step, predicted, radius, s.attempt), retry)
+    trial = (at.x + step).astype(at.x.dtype)  # a NumPy scalar may have widened it
+    return _second_attempt(_State(s.best, at, trial, predicted, radius, s.attempt), retry)
 
 
 def _new_radius(s: _State, fresh, good, actual, length):
@@ -127,7 +129,7 @@ def model_step(gradient, hessian, radius):
     largest = xp.max(abs(values))
     modulus = xp.maximum(abs(values), 1e-8 * largest + tiny)
     decrement = 0.5 * xp.sum(g**2 / modulus)
-    saddle = values[0] < -eps**0.5 * (1 + largest)
+    saddle = values[0] < -(eps**0.5) * (1 + largest)
     kick = xp.where(saddle & (np.arange(g.shape[0]) == 0), 0.5 * radius * xp.where(g[0] > 0, -1, 1), 0)
     step = -g / modulus
     step = xp.where(_norm(step) < 1e-3 * radius, step + kick, step)
