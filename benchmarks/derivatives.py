@@ -44,9 +44,9 @@ def _models() -> Iterator[tuple[str, str, pd.DataFrame, list[float]]]:
 
 def _measure(case: str, theta: np.ndarray, cp: Any) -> list[Row]:
     functions: dict[str, Callable] = {
-        "value": lj.core.criterion,
+        "value": jax.jit(partial(lj.core.criterion, reml=True)),
         "gradient (jax.grad)": jax.jit(jax.grad(partial(lj.core.criterion, reml=True))),
-        "value, gradient and Hessian (expansion)": lj.core.expansion,
+        "value, gradient and Hessian (expansion)": jax.jit(partial(lj.core.expansion, reml=True)),
     }
     rows: list[Row] = []
     jax.clear_caches()  # so that first calls compile

@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
+# No module may have the name of a public function: importing it would hide the function.
 _HOME = {
     "lmer": "fit",
     "lm": "fit",
     "Fit": "fit",
-    "refit": "refit",
-    "simulate": "refit",
+    "refit": "refitting",
+    "simulate": "refitting",
     "float64": "precision",
     "enable_compilation_cache": "cache",
     **dict.fromkeys(
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
     from .fit import lm as lm
     from .fit import lmer as lmer
     from .precision import float64 as float64
-    from .refit import refit as refit
-    from .refit import simulate as simulate
+    from .refitting import refit as refit
+    from .refitting import simulate as simulate
 
 
 def __getattr__(name: str) -> Any:

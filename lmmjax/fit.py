@@ -136,10 +136,13 @@ class Fit:
         """−2 log-likelihood + log(n) df."""
         return np.log(self.nobs) * self.df - 2 * self.loglik
 
-    @property
+    @cached_property
+    @in_float64
     def dic(self) -> float:
-        """2·deviance − REML criterion: what R's arm::display prints as DIC."""
-        return 2 * self.deviance - self.reml_criterion
+        """2·deviance of the ML fit − REML criterion of the REML fit: what R's arm::display prints as DIC."""
+        other = estimate(self.cross_products, reml=not self.reml)
+        ml, reml = (other, self.estimate) if self.reml else (self.estimate, other)
+        return 2 * float(ml.criterion) - float(reml.criterion)
 
     @property
     def is_singular(self) -> bool:

@@ -96,9 +96,9 @@ def quantile_lines(values: np.ndarray) -> str:
 
 
 def _zap_digits(values: np.ndarray) -> int:
-    """Decimals that R's zapsmall keeps."""
+    """Decimals that R's zapsmall(values, DIGITS + 1) keeps."""
     largest = np.abs(values).max()
-    return DIGITS + 1 if largest == 0 else max(0, DIGITS + 1 - int(np.ceil(np.log10(largest))))
+    return DIGITS + 1 if largest == 0 else max(0, int(np.floor(DIGITS + 1.5 - np.log10(largest))))
 
 
 @dataclass(frozen=True)
@@ -116,18 +116,19 @@ class Summary:
     @property
     def text(self) -> str:
         """The summary in lme4's layout and digits."""
-        random = text_table({" ": [""] * self.varcorr["name2"].isna().sum(), **varcorr_columns(self.varcorr)}, LEFT)
-        parts = [
-            self.heading,
-            self._criteria(),
-            f"Scaled residuals:\n{self.scaled_residuals}",
-            f"Random effects:\n{random}\n{self.sizes}",
-        ]
+        residuals = f"Scaled residuals:\n{self.scaled_residuals}"
+        parts = [self.heading, self._criteria(), residuals, f"{self._variances()}\n{self.sizes}"]
         if len(self.coefficients):
             parts.append("Fixed effects:\n" + text_table(coefficient_columns(self.coefficients), left=(" ",)))
         text = "\n\n".join(parts)
         text = "\n".join(line.rstrip() for line in text.splitlines())
         return "\n".join([text, *self.notes])
+
+    def _variances(self) -> str:
+        if len(self.varcorr) == 1:
+            return f"Residual standard deviation: {format_numbers(self.varcorr['sdcor'])[0]}"
+        columns = varcorr_columns(self.varcorr)
+        return "Random effects:\n" + text_table({" ": [""] * len(columns["Groups"]), **columns}, LEFT)
 
     def _criteria(self) -> str:
         if len(self.criteria) == 1:

@@ -106,7 +106,7 @@ POLYNOMIALS = {"Linear": ".L", "Quadratic": ".Q", "Cubic": ".C"}
 
 def r_name(name: str, data: Any) -> str:
     """R's name of a column that patsy calls `name`; sum contrasts are numbered in the order of the levels."""
-    parts = name.replace(" ** ", "^").replace(" * ", "*").replace("Intercept", "(Intercept)").split(":")
+    parts = name.replace(" ** ", "^").replace("Intercept", "(Intercept)").split(":")
     return ":".join(_r_factor(part, data) for part in parts)
 
 

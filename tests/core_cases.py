@@ -76,7 +76,7 @@ CASES = {
 }
 ALL = tuple(CASES)
 WITH_TERMS = tuple(name for name, case in CASES.items() if case.terms)
-FEW = ("vector 2", "nested 2", "mix", "mix, sparse")
+FEW = ("vector 2", "mix", "mix, sparse")
 CROSSED = ("crossed", "crossed vectors", "mix", "long mix")
 
 
@@ -131,6 +131,16 @@ def products(name: str, design: Design, orthonormal: bool = False, keep_rows: bo
     """The case's cross-products; without rows unless asked, so that weights and offsets share compiled functions."""
     cp = cross_products(design, plan_of(name, design), orthonormal)
     return cp if keep_rows else replace(cp, rows=None, orthonormal=False)
+
+
+def rows_of(design: Design, rows) -> Design:
+    """The design of some of the rows, in a given order and as often as given."""
+
+    def pick(a):
+        return None if a is None else a[rows]
+
+    terms = tuple(replace(t, x=t.x[rows], codes=t.codes[rows]) for t in design.terms)
+    return Design(design.X[rows], design.y[rows], terms, pick(design.weights), pick(design.offset))
 
 
 def random_theta(design: Design, seed: int) -> np.ndarray:

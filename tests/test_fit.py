@@ -274,7 +274,7 @@ def test_linear_model_is_least_squares(weights):
     # R's logLik.lm
     loglik = 0.5 * (np.log(w).sum() - 180 * (np.log(2 * np.pi) + 1 - np.log(180) + np.log(rss)))
     assert fit.loglik == pytest.approx(loglik, rel=1e-12)
-    assert (fit.df, fit.df_resid) == (4, 176)
+    assert (fit.df, fit.df_resid) == (4, 177)
     assert fit.aic == pytest.approx(8 - 2 * loglik)
     assert fit.bic == pytest.approx(4 * np.log(180) - 2 * loglik)
     assert_allclose(fit.fitted, fit.design.X @ beta + data["o"], rtol=1e-9)
