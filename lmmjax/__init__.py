@@ -15,7 +15,7 @@ _HOME = {
     "float64": "precision",
     "enable_compilation_cache": "cache",
     **dict.fromkeys(
-        ("ConvergenceWarning", "DataError", "FormulaError", "LmmError", "PrecisionWarning"),
+        ("ConvergenceWarning", "DataError", "DroppedWarning", "FormulaError", "LmmError", "PrecisionWarning"),
         "errors",
     ),
 }
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .cache import enable_compilation_cache as enable_compilation_cache
     from .errors import ConvergenceWarning as ConvergenceWarning
     from .errors import DataError as DataError
+    from .errors import DroppedWarning as DroppedWarning
     from .errors import FormulaError as FormulaError
     from .errors import LmmError as LmmError
     from .errors import PrecisionWarning as PrecisionWarning

@@ -59,14 +59,14 @@ def certify(value, gradient, hessian, scale, status, iterations, vanished=()) ->
 
 
 def vanished_directions(t: np.ndarray, rms: np.ndarray, columns: list[str], group: str) -> list[str]:
-    """Combinations of a term's columns, each in its own root mean square, that have no variance between levels."""
+    """Combinations of a term's effects that have no variance between levels, to SINGULAR in the columns' units."""
     left, sizes, _ = np.linalg.svd(rms[:, None] * t)
-    return [f"{_combination(left[:, i], columns)} within {group}" for i in np.flatnonzero(sizes < SINGULAR)]
+    return [f"{_combination(rms * left[:, i], columns)} within {group}" for i in np.flatnonzero(sizes < SINGULAR)]
 
 
 def _combination(weights: np.ndarray, columns: list[str]) -> str:
+    weights = weights / weights[np.argmax(np.abs(weights))]
     kept = np.flatnonzero(np.abs(weights) > 1e-3)
     if len(kept) == 1:
         return columns[kept[0]]
-    weights = weights * np.sign(weights[kept[0]])
-    return " ".join(f"{weights[k]:+.2f}·{columns[k]}" for k in kept)
+    return " ".join(f"{weights[k]:+.3g}·{columns[k]}" for k in kept)

@@ -22,4 +22,4 @@ class PrecisionWarning(UserWarning):
 
 
 class DroppedWarning(UserWarning):
-    """Rows with missing values, or columns that depend on others, were left out; the message counts them."""
+    """Columns of X that other columns determine were left out; the message names them."""

@@ -1,8 +1,10 @@
 """lmer() and lm(): formula and data in, a Fit out."""
 
+import traceback
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,12 +18,13 @@ from .core.design import Design
 from .core.effects import conditional_variances, linear_predictor
 from .core.estimate import Estimate, estimate
 from .core.optimize import CONVERGED, FIXED, STATUS
-from .errors import ConvergenceWarning, DataError, FormulaError
+from .errors import ConvergenceWarning, DataError, DroppedWarning, FormulaError
 from .formula import Schema, build
 from .precision import float64, in_float64, to_numpy
 from .predict import predict
-from .tables import Summary, quantile_lines
+from .tables import Summary, quantile_lines, varcorr_rows
 
+EXACT, NEARLY_EXACT = 1e-18, 1e-10  # shares of a sum of squares: rounding, and what explains why a fit diverged
 RESIDUALS = ("response", "pearson", "scaled")
 
 
@@ -70,7 +73,7 @@ class Fit:
         """Variances and covariances: group, name1, name2 (missing for a variance), vcov, sdcor (sd or correlation)."""
         rows: list[tuple] = []
         for group, columns, t in zip(self.term_names, self._columns, self.templates, strict=True):
-            rows += _varcorr_rows(group, columns, self.sigma * t)
+            rows += varcorr_rows(group, columns, self.sigma * t)
         rows.append(("Residual", None, None, self.sigma**2, self.sigma))
         return pd.DataFrame(rows, columns=["group", "name1", "name2", "vcov", "sdcor"])
 
@@ -107,8 +110,8 @@ class Fit:
 
     @property
     def df_resid(self) -> int:
-        """n minus the number of parameters."""
-        return self.nobs - self.df
+        """n minus the number of parameters, σ among them where there are random effects, as in R."""
+        return self.nobs - self.df + (not self.design.terms)
 
     @property
     def deviance(self) -> float:
@@ -139,10 +142,10 @@ class Fit:
     @cached_property
     @in_float64
     def dic(self) -> float:
-        """2·deviance of the ML fit − REML criterion of the REML fit: what R's arm::display prints as DIC."""
-        other = estimate(self.cross_products, reml=not self.reml)
-        ml, reml = (other, self.estimate) if self.reml else (self.estimate, other)
-        return 2 * float(ml.criterion) - float(reml.criterion)
+        """2·deviance of the ML fit + 2 log-likelihood of this one: what R's arm::display prints as DIC."""
+        theta = self.theta if int(self.estimate.status) == FIXED else None
+        deviance = estimate(self.cross_products, reml=False, theta=theta).criterion if self.reml else self.deviance
+        return 2 * float(deviance) + 2 * self.loglik
 
     @property
     def is_singular(self) -> bool:
@@ -283,16 +286,6 @@ class Fit:
         return self.summary()._repr_html_()
 
 
-def _varcorr_rows(group: str, columns: list[str], t: np.ndarray) -> list[tuple]:
-    cov = t @ t.T
-    sd = np.sqrt(np.diag(cov))
-    rows = [(group, c, None, cov[i, i], sd[i]) for i, c in enumerate(columns)]
-    with np.errstate(invalid="ignore"):
-        corr = cov / np.outer(sd, sd)
-    pairs = [(i, j) for i in range(len(columns)) for j in range(i + 1, len(columns))]
-    return rows + [(group, columns[i], columns[j], cov[i, j], corr[i, j]) for i, j in pairs]
-
-
 def lmer(
     formula: str,
     data: Any,
@@ -314,17 +307,8 @@ def lmer(
     covariance parameters.
     Raises FormulaError and DataError, naming the culprit; warns with ConvergenceWarning.
     """
-    env = EvalEnvironment.capture(1)
-    schema, design = build(
-        formula,
-        data,
-        env=env,
-        weights=weights,
-        offset=offset,
-        contrasts=contrasts,
-        subset=subset,
-        na_action=na_action,
-    )
+    options = {"weights": weights, "offset": offset, "contrasts": contrasts, "subset": subset, "na_action": na_action}
+    schema, design = build(formula, data, env=EvalEnvironment.capture(1), **options)
     if not design.terms:
         raise FormulaError(f"{formula!r} has no random-effects term: add one such as (1 | g), or use lm()")
     return fit_design(schema, design, reml, theta)
@@ -343,17 +327,8 @@ def lm(
 
     As R's lm: σ̂ and the standard errors divide by n − p, the log-likelihood is the full one.
     """
-    env = EvalEnvironment.capture(1)
-    schema, design = build(
-        formula,
-        data,
-        env=env,
-        weights=weights,
-        offset=offset,
-        contrasts=contrasts,
-        subset=subset,
-        na_action=na_action,
-    )
+    options = {"weights": weights, "offset": offset, "contrasts": contrasts, "subset": subset, "na_action": na_action}
+    schema, design = build(formula, data, env=EvalEnvironment.capture(1), **options)
     if design.terms:
         raise FormulaError(f"{formula!r} has random-effects terms: use lmer()")
     return fit_design(schema, design, reml=True)
@@ -362,6 +337,9 @@ def lm(
 def fit_design(schema: Schema, design: Design, reml: bool, theta: Any = None) -> Fit:
     """Estimates a design whose names are known already. Raises and warns as `lmer`."""
     _check_response(schema.response, design.y)
+    if schema.dropped:
+        text = f"X is rank deficient: left out {', '.join(schema.dropped)}, which other columns determine"
+        warnings.warn(text, DroppedWarning, stacklevel=_caller())
     with float64():
         cp = cross_products(design, orthonormal=True)
     return fit_cross_products(schema, design, cp, reml, theta)
@@ -372,14 +350,32 @@ def fit_cross_products(schema: Schema, design: Design, cp: CrossProducts, reml: 
     """The same from cross-products."""
     fixed = None if theta is None else _checked_theta(theta, design)
     fit = Fit(schema, design, cp, to_numpy(estimate(cp, reml=reml, theta=fixed)), reml)
-    if not np.isfinite(fit.estimate.criterion) or fit.estimate.prss < 1e-20 * np.sum(np.square(design.y)):
-        raise DataError(
-            f"the model explains {schema.response!r} exactly or not at all: its residual sum of squares is "
-            f"{float(fit.estimate.prss):.3g}; leave terms out, or look for a response that is constant within levels"
-        )
+    _check_residual(fit)
     if not fit.converged:
-        warnings.warn(_advice(fit), ConvergenceWarning, stacklevel=4)
+        warnings.warn(_advice(fit), ConvergenceWarning, stacklevel=_caller())
     return fit
+
+
+def _caller() -> int:
+    """The stacklevel of the first frame outside the package, for a warning of the calling function."""
+    frames = [str(f.f_code.co_filename) for f, _ in traceback.walk_stack(None)]
+    outside = (i for i, name in enumerate(frames) if not name.startswith(str(Path(__file__).parent)))
+    return next(outside, 1)
+
+
+def _check_residual(fit: Fit) -> None:
+    """Nothing left over means no σ to compare anything with."""
+    name, prss, y = fit.schema.response, float(fit.estimate.prss), fit.design.y
+    left = float(fit.cross_products.response.yy)
+    if not left > EXACT * np.sum(np.square(y)):
+        raise DataError(f"the fixed effects explain {name!r} exactly: there is nothing left to model")
+    if not prss > (EXACT if fit.converged else NEARLY_EXACT) * left:
+        raise DataError(
+            f"the model explains {name!r} exactly, as when it is constant within levels: of {left:.2g} a residual sum "
+            f"of squares of {prss:.2g} remains; leave out a random effect"
+        )
+    if not np.isfinite(fit.estimate.criterion):
+        raise DataError(f"the criterion of {fit.schema.formula!r} is not finite at the start of the optimisation")
 
 
 def _check_response(name: str, y: np.ndarray) -> None:
@@ -391,11 +387,13 @@ def _checked_theta(theta: Any, design: Design) -> np.ndarray:
     values = np.asarray(theta, dtype=float).reshape(-1)
     if len(values) != design.n_theta:
         raise DataError(f"theta has {len(values)} values; this model has {design.n_theta} covariance parameters")
+    if not np.isfinite(values).all():
+        raise DataError(f"theta holds values that are not finite: {values}")
     return values
 
 
 def _advice(fit: Fit) -> str:
     return (
-        f"the optimiser {STATUS[int(fit.estimate.status)]}. fit.certificate says how far from an optimum it is; "
+        f"optimisation {STATUS[int(fit.estimate.status)]}. fit.certificate says how far from an optimum it is; "
         "rescale columns with very different units, or simplify the random effects"
     )

@@ -46,7 +46,10 @@ def _columns_used(schema: Schema, re_form: str | None) -> list[np.ndarray]:
     if re_form is None:
         return [np.ones(len(g.columns)) for g in schema.groups]
     keep = [np.zeros(len(g.columns)) for g in schema.groups]
-    for bar in parse_bars(re_form):
+    bars = parse_bars(re_form)
+    if not bars and "".join(re_form.split()) != "~0":
+        raise FormulaError(f"re_form={re_form!r} names no random terms: write '~0' for none or, say, '~(1|g)'")
+    for bar in bars:
         wanted = _names(bar.raw)
         hits = [i for i, g in enumerate(schema.groups) if g.group == bar.group and wanted & _terms(g).keys()]
         missing = wanted - {t for i in hits for t in _terms(schema.groups[i])}

@@ -32,11 +32,11 @@ def _scientific(value: float, digits: int) -> tuple[int, int]:
 
 
 def text_table(columns: dict[str, list[str]], left: Sequence[str] = ()) -> str:
-    """Columns of strings under their headers; those named in `left` are aligned to the left."""
+    """Columns of strings under their headers; those named in `left` or not at all are aligned to the left."""
     out = []
     for header, cells in columns.items():
         width = max(map(len, [header.strip(), *cells]))
-        align = str.ljust if header in left else str.rjust
+        align = str.ljust if header in left or not header.strip() else str.rjust
         out.append([align(c, width) for c in [header.strip(), *cells]])
     return "\n".join(" ".join(row) for row in zip(*out, strict=True))
 
@@ -63,8 +63,19 @@ def varcorr_columns(varcorr: pd.DataFrame) -> dict[str, list[str]]:
         "Std.Dev.": _padded(format_numbers(variances["sdcor"].to_numpy())),
     }
     for position, cells in enumerate(_correlations(varcorr, list(zip(groups, names, strict=True)))):
-        columns["Corr" + " " * position] = cells  # further headers are blank once stripped
+        columns["Corr" if position == 0 else " " * (position + 1)] = _padded(cells)  # blank headers, different keys
     return columns
+
+
+def varcorr_rows(group: str, columns: list[str], t: np.ndarray) -> list[tuple]:
+    """(group, name1, name2, vcov, sdcor) of one term from its covariance factor t (p, p): variances, then pairs."""
+    cov = t @ t.T
+    sd = np.sqrt(np.diag(cov))
+    rows: list[tuple] = [(group, c, None, cov[i, i], sd[i]) for i, c in enumerate(columns)]
+    with np.errstate(invalid="ignore"):  # no correlation with what does not vary
+        corr = cov / np.outer(sd, sd)
+    pairs = [(i, j) for i in range(len(columns)) for j in range(i + 1, len(columns))]
+    return rows + [(group, columns[i], columns[j], cov[i, j], corr[i, j]) for i, j in pairs]
 
 
 def _correlations(varcorr: pd.DataFrame, rows: list[tuple[str, str]]) -> list[list[str]]:
@@ -88,11 +99,15 @@ def _padded(cells: list[str]) -> list[str]:
 
 def quantile_lines(values: np.ndarray) -> str:
     """Minimum, quartiles and maximum in one common width."""
-    names = ["Min", "1Q", "Median", "3Q", "Max"]
     quantiles = np.quantile(values, [0, 0.25, 0.5, 0.75, 1])
     cells = format_numbers(np.round(quantiles, _zap_digits(quantiles)))
-    width = max(map(len, names + cells))
-    return "\n".join(" ".join(c.rjust(width) for c in row) for row in (names, cells))
+    return named_line(dict(zip(["Min", "1Q", "Median", "3Q", "Max"], cells, strict=True)))
+
+
+def named_line(cells: dict[str, str]) -> str:
+    """Names above values, all in one width, as R prints a named vector."""
+    width = max(len(text) for pair in cells.items() for text in pair)
+    return "\n".join(" ".join(c.rjust(width) for c in row) for row in (cells.keys(), cells.values()))
 
 
 def _zap_digits(values: np.ndarray) -> int:
@@ -119,7 +134,7 @@ class Summary:
         residuals = f"Scaled residuals:\n{self.scaled_residuals}"
         parts = [self.heading, self._criteria(), residuals, f"{self._variances()}\n{self.sizes}"]
         if len(self.coefficients):
-            parts.append("Fixed effects:\n" + text_table(coefficient_columns(self.coefficients), left=(" ",)))
+            parts.append("Fixed effects:\n" + text_table(coefficient_columns(self.coefficients)))
         text = "\n\n".join(parts)
         text = "\n".join(line.rstrip() for line in text.splitlines())
         return "\n".join([text, *self.notes])
@@ -132,9 +147,8 @@ class Summary:
 
     def _criteria(self) -> str:
         if len(self.criteria) == 1:
-            return f"{self.criteria.index[0]} at convergence: {self.criteria.iloc[0]:.1f}"
-        cells = {k: [f"{v:.1f}" if k != "df.resid" else f"{v:.0f}"] for k, v in self.criteria.items()}
-        return text_table(cells)
+            return f"{self.criteria.index[0]} at convergence: {round(self.criteria.iloc[0], 1):.15g}"
+        return named_line({str(k): f"{v:.{0 if k == 'df.resid' else 1}f}" for k, v in self.criteria.items()})
 
     def __repr__(self) -> str:
         return self.text
@@ -151,4 +165,4 @@ class Summary:
         )
 
 
-LEFT = (" ", "Groups", "Name", "Variance", "Std.Dev.", "Corr", *("Corr" + " " * i for i in range(1, 30)))
+LEFT = ("Groups", "Name", "Variance", "Std.Dev.", "Corr")

@@ -76,7 +76,7 @@ CASES = {
 }
 ALL = tuple(CASES)
 WITH_TERMS = tuple(name for name, case in CASES.items() if case.terms)
-FEW = ("vector 2", "mix", "mix, sparse")
+FEW = ("vector 2", "crossed", "mix, sparse")
 CROSSED = ("crossed", "crossed vectors", "mix", "long mix")
 
 

@@ -9,9 +9,9 @@ from core_cases import (
     ALL,
     CROSSED,
     FEW,
-    N,
     QUICK,
     SEEDS,
+    N,
     build,
     close,
     float64,  # noqa: F401

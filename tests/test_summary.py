@@ -112,12 +112,11 @@ def test_pulp():
 
 def as_arm_displays(fit: lj.Fit, ml: lj.Fit) -> list[str]:
     """AIC, DIC and deviance of a REML fit as R's arm::display prints them: the deviance is that of the ML refit."""
-    return [f"{v:.1f}" for v in (fit.aic, 2 * ml.deviance - fit.reml_criterion, ml.deviance)]
+    return [f"{v:.1f}" for v in (fit.aic, fit.dic, ml.deviance)]
 
 
 def test_irrigation():
     fit, ml = fitted("irrigation_full_sum"), fitted("irrigation_full_sum", reml=False)
-    assert [f"{v:.1f}" for v in (fit.dic, fit.deviance)] == ["80.7", "68.6"]
     assert [f"{v:.2f}" for v in fit.varcorr["sdcor"]] == ["4.02", "1.45"]
     assert as_arm_displays(fit, ml) == ["76.5", "80.7", "68.6"]
     assert fit.fixef.tolist() == pytest.approx([40.225, -1.425, -0.425, -0.825, -0.375, 0.075, 0.275, 0.175], abs=1e-9)

@@ -5,11 +5,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .criterion import Profiled, criterion, evaluate, factorise, solution, value_and_gradient
 from .crossprod import CrossProducts, jit
 from .namespace import canonical, epsilon, is_concrete, like, namespace
-from .optimize import FIXED, Minimum, newton
+from .optimize import FIXED, Minimum, model_step, newton
 from .plan import Plan
 from .start import column_scale, curvature_guess, default_start, moment_start
 
@@ -135,6 +136,8 @@ def _minimise(start, scale, cp: CrossProducts, reml: bool) -> Minimum:
         x = like(x, lbfgs(lambda v: criterion(v / scale, cp, reml) / cp.n, jnp.asarray(x)))
     if _uses_secants(cp):
         found = newton(slope, x, retry, namespace(x).diag(curvature_guess(cp, start) / scale**2))
+        # One more step costs nothing; what it gains is below the loop's tolerance.
+        found = found._replace(x=found.x + model_step(found.gradient, found.hessian, np.inf)[0])
     else:
         found = newton(exact, x, retry)
     x, signs = rectify(_snap(found.x, cp.plan), cp.plan)
