@@ -1,6 +1,6 @@
 """lmer() and lm(): formula and data in, a Fit out."""
 
-import traceback
+import sys
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
@@ -336,7 +336,7 @@ def lm(
 
 def fit_design(schema: Schema, design: Design, reml: bool, theta: Any = None) -> Fit:
     """Estimates a design whose names are known already. Raises and warns as `lmer`."""
-    _check_response(schema.response, design.y)
+    check_response(schema.response, design.y)
     if schema.dropped:
         text = f"X is rank deficient: left out {', '.join(schema.dropped)}, which other columns determine"
         warnings.warn(text, DroppedWarning, stacklevel=_caller())
@@ -357,10 +357,11 @@ def fit_cross_products(schema: Schema, design: Design, cp: CrossProducts, reml: 
 
 
 def _caller() -> int:
-    """The stacklevel of the first frame outside the package, for a warning of the calling function."""
-    frames = [str(f.f_code.co_filename) for f, _ in traceback.walk_stack(None)]
-    outside = (i for i, name in enumerate(frames) if not name.startswith(str(Path(__file__).parent)))
-    return next(outside, 1)
+    """The stacklevel, for a warning of the calling function, of the first frame outside the package."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(str(Path(__file__).parent)):
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def _check_residual(fit: Fit) -> None:
@@ -368,7 +369,7 @@ def _check_residual(fit: Fit) -> None:
     name, prss, y = fit.schema.response, float(fit.estimate.prss), fit.design.y
     left = float(fit.cross_products.response.yy)
     if not left > EXACT * np.sum(np.square(y)):
-        raise DataError(f"the fixed effects explain {name!r} exactly: there is nothing left to model")
+        raise DataError(f"the fixed part explains {name!r} exactly: there is nothing left to model")
     if not prss > (EXACT if fit.converged else NEARLY_EXACT) * left:
         raise DataError(
             f"the model explains {name!r} exactly, as when it is constant within levels: of {left:.2g} a residual sum "
@@ -378,7 +379,8 @@ def _check_residual(fit: Fit) -> None:
         raise DataError(f"the criterion of {fit.schema.formula!r} is not finite at the start of the optimisation")
 
 
-def _check_response(name: str, y: np.ndarray) -> None:
+def check_response(name: str, y: np.ndarray) -> None:
+    """Raises DataError where y does not vary."""
     if np.ptp(y) == 0:
         raise DataError(f"the response {name!r} is constant ({y[0]:g} in every row): there is nothing to model")
 

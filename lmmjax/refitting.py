@@ -8,7 +8,7 @@ import numpy as np
 from .core.optimize import FIXED
 from .core.simulate import simulate as simulate_responses
 from .errors import DataError
-from .fit import Fit, fit_cross_products
+from .fit import Fit, check_response, fit_cross_products
 from .precision import in_float64
 
 
@@ -22,6 +22,7 @@ def refit(fit: Fit, y: Any) -> Fit:
         raise DataError(f"y has shape {y.shape}; the fit uses {fit.nobs} rows")
     if not np.isfinite(y).all():
         raise DataError(f"y is not finite in {int((~np.isfinite(y)).sum())} of its {len(y)} rows")
+    check_response(fit.schema.response, y)
     theta = fit.theta if int(fit.estimate.status) == FIXED else None
     design = fit.design.replace(y=y)
     return fit_cross_products(fit.schema, design, fit.cross_products.with_response(y), fit.reml, theta)

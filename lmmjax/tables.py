@@ -63,7 +63,7 @@ def varcorr_columns(varcorr: pd.DataFrame) -> dict[str, list[str]]:
         "Std.Dev.": _padded(format_numbers(variances["sdcor"].to_numpy())),
     }
     for position, cells in enumerate(_correlations(varcorr, list(zip(groups, names, strict=True)))):
-        columns["Corr" if position == 0 else " " * (position + 1)] = _padded(cells)  # blank headers, different keys
+        columns["Corr" if position == 0 else " " * (position + 1)] = cells  # blank headers, but different keys
     return columns
 
 
@@ -82,13 +82,14 @@ def _correlations(varcorr: pd.DataFrame, rows: list[tuple[str, str]]) -> list[li
     """Correlation cells: row by row the correlations with the group's earlier columns."""
     pairs = varcorr[varcorr["name2"].notna()]
     found = {(g, a, b): r for g, a, b, r in pairs[["group", "name1", "name2", "sdcor"]].itertuples(index=False)}
+    width = 5 if (pairs["sdcor"] < 0).any() else 4
     cells: list[list[str]] = []
     for i, (group, name) in enumerate(rows):
         earlier = [n for g, n in rows[:i] if g == group]
         for position, other in enumerate(e for e in earlier if (group, e, name) in found):
             if position == len(cells):
                 cells.append([""] * len(rows))
-            cells[position][i] = f"{found[group, other, name]:.2f}"
+            cells[position][i] = f"{found[group, other, name]:{width}.2f}"
     return cells
 
 

@@ -77,7 +77,6 @@ CASES = {
 ALL = tuple(CASES)
 WITH_TERMS = tuple(name for name, case in CASES.items() if case.terms)
 FEW = ("vector 2", "crossed", "mix, sparse")
-CROSSED = ("crossed", "crossed vectors", "mix", "long mix")
 
 
 @pytest.fixture(autouse=True)

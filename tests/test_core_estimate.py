@@ -183,8 +183,8 @@ def test_lbfgs_first_ends_at_the_same_optimum(name, seed, monkeypatch):
     close(fit.theta, expected.theta, 1e-4)
 
 
-@pytest.mark.parametrize("name", ["crossed vectors", "mix, sparse"])
-@pytest.mark.parametrize("seed", [0, 2, 3])  # 1 has two local minima with the mix
+@pytest.mark.parametrize("name", ["crossed", "crossed, sparse", "crossed vectors"])
+@pytest.mark.parametrize("seed", range(3))
 def test_secant_curvature_ends_at_the_same_optimum(name, seed, monkeypatch):
     cp = products(name, null_or_not(name, seed))
     expected = estimate(cp)
@@ -194,7 +194,7 @@ def test_secant_curvature_ends_at_the_same_optimum(name, seed, monkeypatch):
     close(fit.criterion, expected.criterion, 1e-9)
 
 
-@fitted
+@pytest.mark.parametrize("name", ["vector 2", "crossed"])
 def test_vmap_is_a_loop_and_the_compiled_loop_is_the_host_loop(name):
     design = build(name, 1)
     cp = cross_products(design)
