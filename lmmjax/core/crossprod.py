@@ -218,7 +218,8 @@ def _crossed(inner, codes, levels: int, rows: Rows, plan: Plan, i: int):
     """(ℓ, P, q_r) products of a factor's columns with all columns of rest factor i."""
     xp, other = namespace(rows), plan.rest[i]
     k = len(plan.chain) + i
-    segments = codes.astype(np.int64) * other.n_levels + rows.codes[k]
+    wide = codes.astype(np.int64) if xp is np else codes  # JAX may be in 32 bits, where int64 does not exist
+    segments = wide * other.n_levels + rows.codes[k]
     block = segment_outer(inner, rows.z[k], segments, levels * other.n_levels)
     block = block.reshape(levels, other.n_levels, inner.shape[1], other.p)
     return xp.swapaxes(block, 1, 2).reshape(levels, inner.shape[1], other.q)

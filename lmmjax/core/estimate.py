@@ -126,11 +126,11 @@ def _minimise(start, scale, cp: CrossProducts, reml: bool) -> Minimum:
         value, gradient = like(x, value_and_gradient(x / scale, cp, reml))
         return value, gradient / scale
 
-    def retry(x):
-        return (column_norms(x, cp.plan) < SINGULAR).any(), 5 * start * scale
+    def retry(x):  # after L-BFGS always, as criteria of many parameters have several minima
+        return (column_norms(x, cp.plan) < SINGULAR).any() | many, (1 if many else 5) * start * scale
 
-    x = start * scale
-    if x.shape[0] > MANY_THETA:
+    x, many = start * scale, start.shape[0] > MANY_THETA
+    if many:
         from .lbfgs import lbfgs  # it imports optax, which takes longer than most fits
 
         x = like(x, lbfgs(lambda v: criterion(v / scale, cp, reml) / cp.n, jnp.asarray(x)))
