@@ -9,6 +9,7 @@ from .core.effects import linear_predictor
 from .core.estimate import Estimate
 from .errors import DataError, FormulaError
 from .formula import GroupTerm, Schema, parse_bars
+from .formula.terms import terms
 
 
 def predict(
@@ -66,6 +67,4 @@ def _terms(group: GroupTerm) -> dict[str, tuple[int, ...]]:
 
 
 def _names(raw: str) -> set[str]:
-    from .formula.terms import terms
-
     return {t.name() for t in terms(raw)}

@@ -19,8 +19,9 @@ from lmmjax.core import (
 )
 from lmmjax.errors import PrecisionWarning
 
-# Worst relative errors seen: about 1e-6 at a given θ, 2e-4 in an estimate of θ.
-AT_THETA, AT_OPTIMUM = 2e-5, 2e-3
+# Worst relative errors seen: 5e-6 at a given θ (3e-4 with five columns a term); an estimate is as good as the
+# criterion's last digits allow, 1e-3 in θ, and worse where the criterion is flat.
+AT_THETA, AT_OPTIMUM = 5e-5, 2e-3
 names = pytest.mark.parametrize("name", ["vector 2", "crossed, sparse"])
 
 
