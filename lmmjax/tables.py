@@ -101,7 +101,7 @@ def _padded(cells: list[str]) -> list[str]:
 def quantile_lines(values: np.ndarray) -> str:
     """Minimum, quartiles and maximum in one common width."""
     quantiles = np.quantile(values, [0, 0.25, 0.5, 0.75, 1])
-    cells = format_numbers(np.round(quantiles, _zap_digits(quantiles)))
+    cells = format_numbers(np.round(quantiles, _zap_digits(quantiles)) + 0.0)  # R prints no negative zero
     return named_line(dict(zip(["Min", "1Q", "Median", "3Q", "Max"], cells, strict=True)))
 
 

@@ -28,7 +28,7 @@ from lmmjax.core import (
 )
 
 N = 40
-QUICK = settings(derandomize=True, max_examples=12, deadline=None, database=None)
+QUICK = settings(derandomize=True, max_examples=10, deadline=None, database=None)
 SEEDS = st.integers(0, 2**31)
 
 # Grouping factors by levels: a is nested in b, b in c; h and k cross them all; g has a level without rows.
