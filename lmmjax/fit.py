@@ -1,10 +1,8 @@
 """lmer() and lm(): formula and data in, a Fit out."""
 
-import sys
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,13 +16,13 @@ from .core.design import Design
 from .core.effects import conditional_variances, linear_predictor
 from .core.estimate import Estimate, estimate
 from .core.optimize import CONVERGED, FIXED, STATUS
-from .errors import ConvergenceWarning, DataError, DroppedWarning, FormulaError
+from .errors import ConvergenceWarning, DroppedWarning, FormulaError
 from .formula import Schema, build
+from .guard import advice, caller, check_residual, check_response, checked_theta
 from .precision import float64, in_float64, to_numpy
 from .predict import predict
 from .tables import Summary, quantile_lines, varcorr_rows
 
-EXACT, NEARLY_EXACT = 1e-18, 1e-10  # shares of a sum of squares: rounding, and what explains why a fit diverged
 RESIDUALS = ("response", "pearson", "scaled")
 
 
@@ -339,7 +337,7 @@ def fit_design(schema: Schema, design: Design, reml: bool, theta: Any = None) ->
     check_response(schema.response, design.y)
     if schema.dropped:
         text = f"X is rank deficient: left out {', '.join(schema.dropped)}, which other columns determine"
-        warnings.warn(text, DroppedWarning, stacklevel=_caller())
+        warnings.warn(text, DroppedWarning, stacklevel=caller())
     with float64():
         cp = cross_products(design, orthonormal=True)
     return fit_cross_products(schema, design, cp, reml, theta)
@@ -348,54 +346,9 @@ def fit_design(schema: Schema, design: Design, reml: bool, theta: Any = None) ->
 @in_float64
 def fit_cross_products(schema: Schema, design: Design, cp: CrossProducts, reml: bool, theta: Any = None) -> Fit:
     """The same from cross-products."""
-    fixed = None if theta is None else _checked_theta(theta, design)
+    fixed = None if theta is None else checked_theta(theta, design.n_theta)
     fit = Fit(schema, design, cp, to_numpy(estimate(cp, reml=reml, theta=fixed)), reml)
-    _check_residual(fit)
+    check_residual(schema, design.y, float(cp.response.yy), fit.estimate)
     if not fit.converged:
-        warnings.warn(_advice(fit), ConvergenceWarning, stacklevel=_caller())
+        warnings.warn(advice(fit.estimate), ConvergenceWarning, stacklevel=caller())
     return fit
-
-
-def _caller() -> int:
-    """The stacklevel, for a warning of the calling function, of the first frame outside the package."""
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(str(Path(__file__).parent)):
-        level, frame = level + 1, frame.f_back
-    return level
-
-
-def _check_residual(fit: Fit) -> None:
-    """Nothing left over means no σ to compare anything with."""
-    name, prss, y = fit.schema.response, float(fit.estimate.prss), fit.design.y
-    left = float(fit.cross_products.response.yy)
-    if not left > EXACT * np.sum(np.square(y)):
-        raise DataError(f"the fixed part explains {name!r} exactly: there is nothing left to model")
-    if not prss > (EXACT if fit.converged else NEARLY_EXACT) * left:
-        raise DataError(
-            f"the model explains {name!r} exactly, as when it is constant within levels: of {left:.2g} a residual sum "
-            f"of squares of {prss:.2g} remains; leave out a random effect"
-        )
-    if not np.isfinite(fit.estimate.criterion):
-        raise DataError(f"the criterion of {fit.schema.formula!r} is not finite at the start of the optimisation")
-
-
-def check_response(name: str, y: np.ndarray) -> None:
-    """Raises DataError where y does not vary."""
-    if np.ptp(y) == 0:
-        raise DataError(f"the response {name!r} is constant ({y[0]:g} in every row): there is nothing to model")
-
-
-def _checked_theta(theta: Any, design: Design) -> np.ndarray:
-    values = np.asarray(theta, dtype=float).reshape(-1)
-    if len(values) != design.n_theta:
-        raise DataError(f"theta has {len(values)} values; this model has {design.n_theta} covariance parameters")
-    if not np.isfinite(values).all():
-        raise DataError(f"theta holds values that are not finite: {values}")
-    return values
-
-
-def _advice(fit: Fit) -> str:
-    return (
-        f"optimisation {STATUS[int(fit.estimate.status)]}. fit.certificate says how far from an optimum it is; "
-        "rescale columns with very different units, or simplify the random effects"
-    )

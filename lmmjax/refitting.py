@@ -8,7 +8,8 @@ import numpy as np
 from .core.optimize import FIXED
 from .core.simulate import simulate as simulate_responses
 from .errors import DataError
-from .fit import Fit, check_response, fit_cross_products
+from .fit import Fit, fit_cross_products
+from .guard import check_response
 from .precision import in_float64
 
 

@@ -18,7 +18,7 @@ ROOMS = """
     core.namespace core.linalg core.covariance core.residual core.design core.plan core.matrices core.crossprod
     core.blocks core.onefactor core.criterion core.optimize core.lbfgs core.start core.estimate core.batch core.effects
     core.information core.simulate core.gibbs core
-    formula datasets tables certificate inference.df predict fit refitting inference diagnostics bayes study plots
+    formula datasets tables certificate guard inference.df predict fit refitting inference diagnostics bayes study plots
 """.split()
 FOLDERS = {"formula", "datasets", "inference", "diagnostics", "bayes"}
 NEVER_IN_CORE = {"pandas", "patsy", "numpyro", "matplotlib", "arviz", "narwhals", "polars"}
