@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 from core_cases import (
-    ALL,
     FEW,
+    PATHS,
     QUICK,
     SEEDS,
     N,
@@ -36,7 +36,7 @@ def with_codes(design: Design, change) -> Design:
     return design.replace(terms=tuple(replace(t, codes=change(t.codes, t.n_levels)) for t in design.terms))
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", PATHS)
 def test_order_of_rows_and_names_of_levels(name):
     design = build(name, 3)
     theta, rng = random_theta(design, 3), np.random.default_rng(3)
@@ -136,7 +136,7 @@ def test_a_border_too_large_for_memory_is_kept_sparsely(monkeypatch):
         ("two terms", [(0, 1)], []),
         ("nested 3", [(2,), (0,), (1,)], []),
         ("crossed", [(1,)], [(0,)]),
-        ("long mix", [(1,), (2,), (3,)], [(0,), (4,)]),
+        ("long mix, sparse", [(1,), (2,), (3,)], [(0,), (4,)]),
     ],
 )
 def test_the_plan_eliminates_the_longest_nested_chain(name, chain, rest):
