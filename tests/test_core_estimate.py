@@ -95,6 +95,23 @@ def test_start_does_not_matter(name, factor):
     close(far.theta, near.theta, 1e-5)
 
 
+@pytest.mark.parametrize("seed", [1, 3, 5])
+def test_a_saddle_is_left(seed):
+    """The fit without a term is stationary in the model with it, and no minimum where the term matters."""
+    design = build("crossed", seed)
+    alone = estimate(cross_products(design.replace(terms=design.terms[:1])))
+    cp = cross_products(design)
+    at_saddle = np.append(alone.theta, 0.0)
+    _, gradient, hessian = expansion(at_saddle, cp)
+    assert np.max(np.abs(gradient)) < 1e-5
+    assert np.linalg.eigvalsh(hessian)[0] < -0.1
+    fit = estimate(cp, start=at_saddle)
+    assert fit.status == CONVERGED
+    assert fit.saddle
+    close(fit.criterion, estimate(cp).criterion, 1e-10)
+    close(fit.theta, estimate(cp).theta, 1e-5)
+
+
 # Balanced one-way layout: everything is a function of F = MSB/MSE.
 
 LEVELS, PER_LEVEL = 6, 4

@@ -16,7 +16,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = """
     errors precision cache
     core.namespace core.linalg core.covariance core.residual core.design core.plan core.matrices core.crossprod
-    core.blocks core.onefactor core.criterion core.optimize core.lbfgs core.start core.estimate core.batch core.effects
+    core.compile core.blocks core.onefactor core.criterion core.optimize core.lbfgs core.start core.estimate core.batch core.effects
     core.information core.simulate core.gibbs core
     formula datasets tables certificate guard inference.df predict fit refitting inference diagnostics bayes study plots
 """.split()

@@ -28,10 +28,8 @@ class Template:
     @cached_property
     def indices(self) -> tuple[np.ndarray, np.ndarray]:
         """Rows and columns of T that θ fills, in θ's order."""
-        if self.kind == "diagonal":
-            return np.arange(self.p), np.arange(self.p)
-        cols, rows = np.triu_indices(self.p)
-        return rows, cols
+        cols, rows = np.triu_indices(self.p) if self.kind == "full" else np.diag_indices(self.p)
+        return rows.astype(np.int32), cols.astype(np.int32)  # 32 bits: JAX may be without wider ones
 
     @property
     def n_theta(self) -> int:

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from .blocks import Eliminated, back_substitute, eliminate
-from .crossprod import CrossProducts, jit
-from .linalg import inverse_factor, log_diagonal
+from .compile import jit
+from .crossprod import CrossProducts
+from .linalg import inverse_factor, log_diagonal, weighted_gram
 from .namespace import namespace
 from .onefactor import one_factor_slopes
 from .plan import Plan
@@ -67,8 +68,17 @@ def expansion(theta, cp: CrossProducts, reml: bool = True):
 
 @jit
 def value_and_gradient(theta, cp: CrossProducts, reml: bool):
-    """The criterion and its gradient (m,) by one reverse pass."""
-    return jax.value_and_grad(criterion)(theta, cp, reml)
+    """The criterion and its gradient (m,) by one reverse pass, which starts from the M of `evaluate`."""
+
+    def outcome(t):
+        e = eliminate(t, cp)
+        return e.log_det, e.dense
+
+    (log_det, dense), pull = jax.vjp(outcome, theta)
+    inverse = inverse_factor(dense)
+    m = weighted_gram(inverse, _weights(cp, reml))
+    parts = _pieces(log_det, -jnp.log(jnp.diagonal(inverse)), cp)
+    return _criterion(parts, cp, reml), pull((jnp.ones_like(log_det), 0.5 * m))[0]
 
 
 @jit
@@ -90,7 +100,7 @@ def evaluate(theta, cp: CrossProducts, reml: bool):
 
 def _general_slopes(theta, cp: CrossProducts, w, eliminated: Eliminated, inverse):
     """As `one_factor_slopes`, by autodiff of the elementwise part."""
-    m = inverse.T @ (w[:, None] * inverse)
+    m = weighted_gram(inverse, w)
 
     def linear(t):
         e = eliminate(t, cp)

@@ -4,9 +4,7 @@ NumPy arrays in give NumPy arrays out without compiling anything; JAX arrays (or
 """
 
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import wraps
 from typing import Any
 
 import jax
@@ -129,20 +127,6 @@ class CrossProducts:
         A level's weight multiplies its share of log|L|, of every cross-product and of n (DESIGN: case weights).
         """
         return _assemble(replace(_kept(self.rows), cases=rows, levels=levels), self.plan, self.basis, self.orthonormal)
-
-
-def jit(function: Callable) -> Callable:
-    """`jax.jit` for functions of CrossProducts; their rows stay outside, so that no compiled shape depends on n."""
-    compiled = jax.jit(function)
-
-    def bare(argument):
-        return argument.without_rows() if isinstance(argument, CrossProducts) else argument
-
-    @wraps(function)
-    def call(*args, **kwargs):
-        return compiled(*map(bare, args), **{k: bare(v) for k, v in kwargs.items()})
-
-    return call
 
 
 def cross_products(design: Design, plan: Plan | None = None, orthonormal: bool = False) -> CrossProducts:

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 
 from .blocks import eliminate, template_blocks
-from .crossprod import CrossProducts, jit
+from .compile import jit
+from .crossprod import CrossProducts
 from .design import Design
 from .linalg import inverse_factor, log_diagonal
 

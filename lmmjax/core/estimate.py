@@ -1,17 +1,21 @@
 """estimate(cp) → Estimate: the ML or REML fit of one set of cross-products."""
 
 from dataclasses import dataclass, fields
-from typing import Any
+from functools import lru_cache
+from math import prod
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .compile import jit
+from .covariance import Template
 from .criterion import Profiled, criterion, evaluate, factorise, solution, value_and_gradient
-from .crossprod import CrossProducts, jit
-from .namespace import canonical, epsilon, is_concrete, like, namespace
+from .crossprod import CrossProducts
+from .namespace import is_concrete
 from .optimize import FIXED, Minimum, model_step, newton
-from .plan import Plan
+from .plan import Factor, Plan
 from .start import column_scale, curvature_guess, default_start, moment_start
 
 SINGULAR = 1e-4  # lme4's tolerance for a vanished standard deviation, relative to σ
@@ -49,82 +53,93 @@ def estimate(cp: CrossProducts, reml: bool = True, start=None, theta=None) -> Es
 
     start : (m,), by default T = I in units where each column of Z has root mean square one, or moment estimates where a
     large dense rest makes evaluations dear. theta : (m,) fixes θ instead. Never raises: see `status`. Not
-    differentiable through the optimiser's loop.
-
-    With NumPy arrays the loop runs in Python around one compiled function; otherwise all of it is compiled.
+    differentiable through the optimiser's loop. NumPy in, NumPy out.
     """
-    arguments = cp.without_rows(), start, theta
-    if is_concrete(arguments):
-        cp, start, theta = canonical(arguments)
-        return _estimate(cp, reml, start, theta)
-    return _traced(cp, reml, start, theta)
+    arguments = cp.without_rows(), reml, start, theta
+    if not is_concrete(arguments):
+        return _unpacked(*arguments)
+    return _unpack(np.asarray(_packed(*arguments)), cp)
 
 
-def _estimate(cp: CrossProducts, reml: bool, start, theta) -> Estimate:
+def _solve(cp: CrossProducts, reml: bool, start, theta) -> Estimate:
     scale = column_scale(cp)
     if theta is not None or not cp.plan.templates:
-        found = _stay(scale if theta is None else theta)
+        at = _stay(scale if theta is None else theta, cp)
     else:
-        found = _minimise(_first(cp) if start is None else start, scale, cp, reml)
-    gradient, hessian = found.gradient, found.hessian
-    if _uses_secants(cp):
-        factors = factorise(found.x, cp)
-    else:
-        _, gradient, hessian, factors = evaluate(found.x, cp, reml)
-    profiled = solution(found.x, cp, reml, *like(found.x, factors))
-    at_theta = {f.name: getattr(profiled, f.name) for f in fields(Profiled)}
-    trace = {"status": found.status, "iterations": found.iterations, "saddle": found.saddle}
-    return Estimate(**at_theta, theta=found.x, gradient=gradient, hessian=hessian, scale=scale, **trace)
+        at = _minimise(_first(cp, scale) if start is None else start, scale, cp, reml)
+    profiled = solution(at.x, cp, reml, *at.extra)
+    known = {f.name: getattr(profiled, f.name) for f in fields(Profiled)}
+    trace = {"status": at.status, "iterations": at.iterations, "saddle": at.saddle}
+    return Estimate(**known, theta=at.x, gradient=at.gradient, hessian=at.hessian, scale=scale, **trace)
 
 
-_traced = jit(_estimate)
+_unpacked = jit(_solve)
 
 
-def rectify(theta, plan: Plan):
-    """θ with a non-negative diagonal of every T, and the (m,) signs that it was multiplied by."""
-    signs = [t.signs(theta[s]) for t, s in zip(plan.templates, plan.theta_slices(), strict=True)]
-    signs = namespace(theta).concatenate([*signs, theta[:0]])
-    return theta * signs, signs
+@jit
+def _packed(*arguments):
+    """All numbers of an Estimate in one array: each output of a compiled function costs as much as a small fit."""
+    leaves = jax.tree.leaves(_solve(*arguments))
+    return jnp.concatenate([jnp.ravel(a).astype(arguments[0].dense.dtype) for a in leaves])
 
 
-def column_norms(x, plan: Plan):
-    """(m,) the norm of the column of T that each θ belongs to."""
-    xp, parts = namespace(x), [x[:0]]
-    for t, s in zip(plan.templates, plan.theta_slices(), strict=True):
-        parts.append(xp.sqrt(xp.sum(t(x[s]) ** 2, 0))[t.indices[1]])
-    return xp.concatenate(parts)
+def _unpack(numbers: np.ndarray, cp: CrossProducts) -> Estimate:
+    """The Estimate whose numbers stand in the last axis; leading axes are batches."""
+    treedef, leaves = _layout(cp.plan.templates, cp.plan.chain, cp.plan.rest, cp.p)
+    out, at = [], 0
+    for shape, dtype in leaves:
+        size = prod(shape)
+        part = numbers[..., at : at + size].reshape(numbers.shape[:-1] + shape)
+        out.append(part if dtype is None else part.astype(dtype))
+        at += size
+    return jax.tree.unflatten(treedef, out)
 
 
-def _snap(x, plan: Plan):
-    """Columns of T that have vanished to within rounding become zero: the criterion changes by their square."""
-    tolerance = epsilon(x.dtype) ** 0.5
-    return namespace(x).where(column_norms(x, plan) < tolerance, 0, x).astype(x.dtype)
+@lru_cache
+def _layout(templates: tuple[Template, ...], chain: tuple[Factor, ...], rest: tuple[Factor, ...], p: int):
+    """The tree of an Estimate, and the shape and dtype of each leaf; None for floating point."""
+    m = sum(t.n_theta for t in templates)
+    levels = {i: f.n_levels for f in chain + rest for i in f.terms}
+    effects = tuple(_Leaf((levels[i], t.p)) for i, t in enumerate(templates))
+    number, by_theta, by_column = _Leaf(()), _Leaf((m,)), _Leaf((p,))
+    known = Profiled(number, by_column, number, number, effects, effects, _Leaf((p, p)), number, number, number)
+    known = {f.name: getattr(known, f.name) for f in fields(Profiled)}
+    count = _Leaf((), int)
+    tree = Estimate(
+        **known,
+        theta=by_theta,
+        gradient=by_theta,
+        hessian=_Leaf((m, m)),
+        scale=by_theta,
+        status=count,
+        iterations=count,
+        saddle=_Leaf((), bool),
+    )
+    leaves, treedef = jax.tree.flatten(tree, is_leaf=lambda a: isinstance(a, _Leaf))
+    return treedef, leaves
 
 
-def _uses_secants(cp: CrossProducts) -> bool:
-    return cp.plan.q_rest > SECANT_REST
+class _Leaf(NamedTuple):
+    shape: tuple[int, ...]
+    dtype: type | None = None
 
 
-def _first(cp: CrossProducts):
-    return moment_start(cp) if _uses_secants(cp) else default_start(cp)
-
-
-def _stay(theta) -> Minimum:
-    xp = namespace(theta)
-    zero = xp.zeros((), int)
-    return Minimum(theta, 0.0 * zero, 0 * theta, theta[:, None] * 0 * theta, zero + FIXED, zero, zero > 0)
+def _stay(theta, cp: CrossProducts) -> Minimum:
+    zero = jnp.zeros((), int)
+    hessian = 0 * theta * theta[:, None]
+    return Minimum(theta, 0.0, 0 * theta, hessian, factorise(theta, cp), zero + FIXED, zero, zero > 0)
 
 
 def _minimise(start, scale, cp: CrossProducts, reml: bool) -> Minimum:
     """Runs the optimiser in x = scale·θ; returns its end in θ, with a non-negative diagonal of every T."""
 
     def exact(x):
-        value, gradient, hessian = like(x, evaluate(x / scale, cp, reml)[:3])
-        return value, gradient / scale, hessian / scale / scale[:, None]
+        value, gradient, hessian, factors = evaluate(x / scale, cp, reml)
+        return value, gradient / scale, hessian / scale / scale[:, None], factors
 
     def slope(x):
-        value, gradient = like(x, value_and_gradient(x / scale, cp, reml))
-        return value, gradient / scale
+        value, gradient = value_and_gradient(x / scale, cp, reml)
+        return value, gradient / scale, None, None
 
     def retry(x):  # after L-BFGS always, as criteria of many parameters have several minima
         return (column_norms(x, cp.plan) < SINGULAR).any() | many, (1 if many else 5) * start * scale
@@ -133,13 +148,48 @@ def _minimise(start, scale, cp: CrossProducts, reml: bool) -> Minimum:
     if many:
         from .lbfgs import lbfgs  # it imports optax, which takes longer than most fits
 
-        x = like(x, lbfgs(lambda v: criterion(v / scale, cp, reml) / cp.n, jnp.asarray(x)))
+        x = lbfgs(lambda v: criterion(v / scale, cp, reml) / cp.n, x)
     if _uses_secants(cp):
-        found = newton(slope, x, retry, namespace(x).diag(curvature_guess(cp, start) / scale**2))
+        found = newton(slope, x, retry, jnp.diag(curvature_guess(cp, start) / scale**2))
         # One more step costs nothing; what it gains is below the loop's tolerance.
-        found = found._replace(x=found.x + model_step(found.gradient, found.hessian, np.inf)[0])
+        x = found.x + model_step(found.gradient, found.hessian, np.inf)[0]
+        found = found._replace(x=x, extra=factorise(x / scale, cp))
     else:
         found = newton(exact, x, retry)
-    x, signs = rectify(_snap(found.x, cp.plan), cp.plan)
-    unit = signs * scale
-    return found._replace(x=x / scale, gradient=found.gradient * unit, hessian=found.hessian * unit * unit[:, None])
+    found = _snap(found, cp.plan)
+    gradient, hessian = found.gradient * scale, found.hessian * scale * scale[:, None]
+    return _rectify(found._replace(x=found.x / scale, gradient=gradient, hessian=hessian), cp.plan)
+
+
+def _rectify(at: Minimum, plan: Plan) -> Minimum:
+    """The same minimum with a non-negative diagonal of every T."""
+    signs = [t.signs(at.x[s]) for t, s in zip(plan.templates, plan.theta_slices(), strict=True)]
+    of_columns = [s[t.start > 0] for t, s in zip(plan.templates, signs, strict=True)]
+    flip, (eliminated, inverse) = jnp.concatenate(signs), at.extra
+    if plan.rest:
+        rest = [jnp.tile(jnp.concatenate([of_columns[i] for i in f.terms]), f.n_levels) for f in plan.rest]
+        rows = jnp.concatenate([*rest, jnp.ones(inverse.shape[0] - plan.q_rest, inverse.dtype)])
+        inverse = inverse * rows * rows[:, None]
+    hessian = at.hessian * flip * flip[:, None]
+    return at._replace(x=at.x * flip, gradient=at.gradient * flip, hessian=hessian, extra=(eliminated, inverse))
+
+
+def column_norms(x, plan: Plan):
+    """(m,) the norm of the column of T that each θ belongs to."""
+    slices = zip(plan.templates, plan.theta_slices(), strict=True)
+    return jnp.concatenate([jnp.sqrt(jnp.sum(t(x[s]) ** 2, 0))[t.indices[1]] for t, s in slices])
+
+
+def _snap(at: Minimum, plan: Plan) -> Minimum:
+    """Columns of T that have vanished to within rounding become zero: the criterion is even in each of them."""
+    vanished = column_norms(at.x, plan) < np.finfo(at.x.dtype).eps ** 0.5
+    gradient, hessian = jnp.where(vanished, 0, at.gradient), jnp.where(vanished != vanished[:, None], 0, at.hessian)
+    return at._replace(x=jnp.where(vanished, 0, at.x), gradient=gradient, hessian=hessian)
+
+
+def _first(cp: CrossProducts, scale):
+    return moment_start(cp) if _uses_secants(cp) else default_start(cp, scale)
+
+
+def _uses_secants(cp: CrossProducts) -> bool:
+    return cp.plan.q_rest > SECANT_REST

@@ -3,8 +3,9 @@
 import jax
 import jax.numpy as jnp
 
+from .compile import jit
 from .criterion import deviance
-from .crossprod import CrossProducts, jit
+from .crossprod import CrossProducts
 
 
 @jit

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 
 UNROLL = 4
+HALVE = 320  # rows from which triangular products are split
 
 
 def matmul(a, b):
@@ -71,7 +72,30 @@ def _posterior_jvp(primals, tangents):
 @jax.custom_jvp
 def inverse_factor(s):
     """L⁻¹ of the (r, r) symmetric positive definite S = LLᵀ."""
-    return solve_triangular(jnp.linalg.cholesky(s), jnp.eye(s.shape[-1], dtype=s.dtype), lower=True)
+    return _inverse_lower(jax.lax.linalg.cholesky(s, symmetrize_input=False))
+
+
+def _inverse_lower(factor):
+    """L⁻¹ by halves: most of it is matrix products, and a third of what a solve with I would take."""
+    r = factor.shape[-1]
+    if r <= HALVE:
+        return solve_triangular(factor, jnp.eye(r, dtype=factor.dtype), lower=True)
+    h = r // 2
+    first, last = _inverse_lower(factor[:h, :h]), _inverse_lower(factor[h:, h:])
+    return jnp.block([[first, jnp.zeros((h, r - h), factor.dtype)], [-last @ (factor[h:, :h] @ first), last]])
+
+
+def weighted_gram(inverse, w):
+    """KᵀWK (r, r) for lower-triangular K and W = diag(w), by halves."""
+    r = inverse.shape[-1]
+    if r <= HALVE:
+        return inverse.T @ (w[:, None] * inverse)
+    h = r // 2
+    below, last = inverse[h:, :h], inverse[h:, h:]
+    weighted = w[h:, None] * below
+    corner = last.T @ weighted
+    first = weighted_gram(inverse[:h, :h], w[:h]) + below.T @ weighted
+    return jnp.block([[first, corner.T], [corner, weighted_gram(last, w[h:])]])
 
 
 @inverse_factor.defjvp

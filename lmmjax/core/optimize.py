@@ -3,17 +3,15 @@
 A profiled criterion does not change when a column of T changes its sign, so every boundary is a stationary point and
 θ runs free of bounds. A small gradient alone proves nothing there: the loop looks at the curvature, steps off saddles,
 and starts a second time where it ended on a boundary or passed a saddle.
-
-The same text runs under JAX's transforms and, given NumPy arrays, as a plain Python loop that compiles nothing.
 """
 
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-
-from .namespace import epsilon, namespace, select, while_loop
 
 CONVERGED, STALLED, LIMIT, DIVERGED, FAILED, FIXED = range(6)
 STATUS = (
@@ -31,12 +29,16 @@ FAR = 1e7  # in units where a column of Z has root mean square one
 
 
 class Minimum(NamedTuple):
-    """Where a minimiser stopped. x, gradient : (m,). hessian : (m, m). saddle : whether it stepped off one."""
+    """Where a minimiser stopped. x, gradient : (m,). hessian : (m, m). saddle : whether it stepped off one.
+
+    extra : what else `evaluate` returned at x.
+    """
 
     x: Any
     value: Any
     gradient: Any
     hessian: Any
+    extra: Any
     status: Any
     iterations: Any
     saddle: Any
@@ -52,70 +54,73 @@ class _State(NamedTuple):
 
 
 def newton(evaluate: Callable, start, retry: Callable, hessian=None, max_iterations: int = MAX_ITERATIONS) -> Minimum:
-    """Minimises from `start` (m,), NumPy's or JAX's.
+    """Minimises from `start` (m,).
 
-    evaluate : x → (value, gradient, Hessian). With `hessian` (m, m), an initial guess, evaluate returns only value and
-    gradient and BFGS updates keep the curvature.
+    evaluate : x → (value, gradient, Hessian, anything else worth keeping). With `hessian` (m, m), an initial guess,
+    evaluate's own is ignored (None will do) and BFGS updates keep the curvature.
     retry : x → (whether x deserves a second start, that start).
     """
-    xp = namespace(start)
-    zero, infinite = xp.zeros((), int), xp.full((), np.inf, start.dtype)
-    curvature = xp.eye(start.shape[0], dtype=start.dtype) if hessian is None else hessian
-    nowhere = Minimum(start, infinite, 0 * start, curvature, zero + RUNNING, zero, xp.zeros((), bool))
+    secant, zero = hessian is not None, jnp.zeros((), int)
+    curvature = hessian if secant else jnp.eye(start.shape[0], dtype=start.dtype)
+    extra = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(evaluate, start)[3])
+    infinite = jnp.full((), np.inf, start.dtype)
+    nowhere = Minimum(start, infinite, 0 * start, curvature, extra, zero + RUNNING, zero, zero > 0)
     state = _State(nowhere, nowhere, start, infinite, 0.5 * _norm(start), zero)
-    body = partial(_iterate, evaluate=evaluate, retry=retry, secant=hessian is not None, limit=max_iterations)
-    return while_loop(lambda s: s.at.status == RUNNING, body, state).at
+    body = partial(_iterate, evaluate=evaluate, retry=retry, secant=secant, limit=max_iterations)
+    return jax.lax.while_loop(lambda s: s.at.status == RUNNING, body, state).at
 
 
 def _iterate(s: _State, evaluate, retry, secant: bool, limit: int) -> _State:
     """One evaluation, its acceptance, and the next trial or the end of the attempt."""
-    xp, at, eps = namespace(s.trial), s.at, epsilon(s.trial.dtype)
-    fresh, moved = xp.isinf(at.value), s.trial - at.x
-    value, gradient, *rest = evaluate(s.trial)
-    hessian = select(fresh, at.hessian, _bfgs(at.hessian, moved, gradient - at.gradient)) if secant else rest[0]
-    noise = 20 * eps * xp.maximum(1, abs(value))
+    at, eps = s.at, _epsilon(s.trial)
+    fresh, moved = jnp.isinf(at.value), s.trial - at.x
+    value, gradient, hessian, extra = evaluate(s.trial)
+    if secant:
+        hessian = jnp.where(fresh, at.hessian, _bfgs(at.hessian, moved, gradient - at.gradient))
+    noise = 20 * eps * jnp.maximum(1, abs(value))
     actual = at.value - value
-    good = xp.isfinite(value) & xp.all(xp.isfinite(hessian)) & (fresh | (actual >= 1e-4 * s.predicted - noise))
+    good = jnp.isfinite(value) & jnp.all(jnp.isfinite(hessian)) & (fresh | (actual >= 1e-4 * s.predicted - noise))
     radius = _new_radius(s, fresh, good, actual, _norm(moved))
-    new = at._replace(x=s.trial, value=value, gradient=gradient, hessian=hessian)
-    at = select(good, new, at)._replace(iterations=at.iterations + 1)
+    new = at._replace(x=s.trial, value=value, gradient=gradient, hessian=hessian, extra=extra)
+    at = _select(good, new, at)._replace(iterations=at.iterations + 1)
     step, predicted, decrement, saddle = model_step(at.gradient, at.hessian, radius)
-    still = decrement <= (SECANT_TOLERANCE if secant else 4 * eps) * xp.maximum(1, abs(at.value))
+    still = decrement <= (SECANT_TOLERANCE if secant else 4 * eps) * jnp.maximum(1, abs(at.value))
     status = _status(at, radius, good & ~saddle & still, fresh & ~good, limit)
     at = at._replace(saddle=at.saddle | (saddle & still), status=status)
-    trial = (at.x + step).astype(at.x.dtype)  # a NumPy scalar may have widened it
-    return _second_attempt(_State(s.best, at, trial, predicted, radius, s.attempt), retry)
+    return _second_attempt(_State(s.best, at, at.x + step, predicted, radius, s.attempt), retry)
 
 
 def _new_radius(s: _State, fresh, good, actual, length):
     ratio = actual / s.predicted
-    radius = select(good & (ratio > 0.25), s.radius, 0.25 * length)
-    radius = select((ratio > 0.75) & (length > 0.8 * s.radius), 2 * s.radius, radius)
-    return select(fresh, s.radius, radius)
+    radius = jnp.where(good & (ratio > 0.25), s.radius, 0.25 * length)
+    radius = jnp.where((ratio > 0.75) & (length > 0.8 * s.radius), 2 * s.radius, radius)
+    return jnp.where(fresh, s.radius, radius)
 
 
 def _status(at: Minimum, radius, converged, failed, limit: int):
-    xp, size = namespace(at.x), _norm(at.x)
-    code = xp.where(at.iterations >= limit, LIMIT, RUNNING)
-    code = xp.where(radius < epsilon(at.x.dtype) * (1 + size), STALLED, code)
-    code = xp.where(size > FAR, DIVERGED, code)
-    return xp.where(failed, FAILED, xp.where(converged, CONVERGED, code))
+    size = _norm(at.x)
+    conditions = [failed, converged, size > FAR, radius < _epsilon(at.x) * (1 + size), at.iterations >= limit]
+    return jnp.select(conditions, [FAILED, CONVERGED, DIVERGED, STALLED, LIMIT], RUNNING)
 
 
 def _second_attempt(s: _State, retry: Callable) -> _State:
     """At the end of the first attempt, perhaps another start; at the end of the second, the better of the two."""
-    xp, ended = namespace(s.trial), s.at.status != RUNNING
-    if xp is np and not ended:
-        return s
+    ended = s.at.status != RUNNING
     wanted, start = retry(s.at.x)
     again = ended & (s.attempt == 0) & (wanted | s.at.saddle)
-    fresh = s.at._replace(value=xp.full_like(s.at.value, np.inf), status=s.at.status * 0 + RUNNING)
-    second = _State(s.at, fresh, start, s.predicted, 0.5 * _norm(start), s.attempt + 1)
     # A tie within rounding keeps the first attempt's point.
-    margin = 1e-10 * xp.maximum(1, abs(s.at.value))
+    margin = 1e-10 * jnp.maximum(1, abs(s.at.value))
     first_wins = (s.attempt == 1) & ended & ~(s.at.value < s.best.value - margin)
     kept = s.best._replace(iterations=s.at.iterations, saddle=s.at.saddle)
-    return select(again, second, s._replace(at=select(first_wins, kept, s.at)))
+    fresh = s.at._replace(value=jnp.where(again, np.inf, s.at.value), status=jnp.where(again, RUNNING, s.at.status))
+    return _State(
+        best=_select(again, s.at, s.best),
+        at=_select(first_wins, kept, fresh),
+        trial=jnp.where(again, start, s.trial),
+        predicted=s.predicted,
+        radius=jnp.where(again, 0.5 * _norm(start), s.radius),
+        attempt=s.attempt + again,
+    )
 
 
 def model_step(gradient, hessian, radius):
@@ -123,30 +128,38 @@ def model_step(gradient, hessian, radius):
 
     Negative curvature is followed by its modulus; where the gradient has nothing to say, half a radius along it.
     """
-    xp, eps, tiny = namespace(hessian), epsilon(hessian.dtype), 1e-30
-    values, vectors = xp.linalg.eigh(xp.where(xp.isfinite(hessian), hessian, 0))
+    eps, tiny = _epsilon(hessian), 1e-30
+    vectors, values = jax.lax.linalg.eigh(jnp.where(jnp.isfinite(hessian), hessian, 0), symmetrize_input=False)
     g = vectors.T @ gradient
-    largest = xp.max(abs(values))
-    modulus = xp.maximum(abs(values), 1e-8 * largest + tiny)
-    decrement = 0.5 * xp.sum(g**2 / modulus)
+    largest = jnp.max(abs(values))
+    modulus = jnp.maximum(abs(values), 1e-8 * largest + tiny)
+    decrement = 0.5 * jnp.sum(g**2 / modulus)
     saddle = values[0] < -(eps**0.5) * (1 + largest)
-    kick = xp.where(saddle & (np.arange(g.shape[0]) == 0), 0.5 * radius * xp.where(g[0] > 0, -1, 1), 0)
+    kick = jnp.where(saddle & (np.arange(g.shape[0]) == 0), 0.5 * radius * jnp.where(g[0] > 0, -1, 1), 0)
     step = -g / modulus
-    step = xp.where(_norm(step) < 1e-3 * radius, step + kick, step)
-    step = step * xp.minimum(1, radius / xp.maximum(_norm(step), tiny))
-    predicted = -(g @ step) - 0.5 * xp.sum(values * step**2)
+    step = jnp.where(_norm(step) < 1e-3 * radius, step + kick, step)
+    step = step * jnp.minimum(1, radius / jnp.maximum(_norm(step), tiny))
+    predicted = -(g @ step) - 0.5 * jnp.sum(values * step**2)
     return vectors @ step, predicted, decrement, saddle
 
 
 def _norm(x):
-    return (x @ x) ** 0.5
+    return jnp.sqrt(jnp.sum(x * x))
+
+
+def _epsilon(x) -> float:
+    return float(np.finfo(x.dtype).eps)
+
+
+def _select(condition, a, b):
+    """Pytree a where the condition holds, else b."""
+    return jax.tree.map(partial(jnp.where, condition), a, b)
 
 
 def _bfgs(hessian, step, change):
     """Damped BFGS update (Powell 1978), which keeps the curvature positive."""
-    xp = namespace(hessian)
     hs = hessian @ step
     shs, sy = step @ hs, step @ change
-    damp = xp.where(sy < 0.2 * shs, 0.8 * shs / (shs - sy), 1.0)
+    damp = jnp.where(sy < 0.2 * shs, 0.8 * shs / (shs - sy), 1.0)
     y = damp * change + (1 - damp) * hs
-    return hessian - xp.outer(hs, hs) / shs + xp.outer(y, y) / (step @ y)
+    return hessian - jnp.outer(hs, hs) / shs + jnp.outer(y, y) / (step @ y)

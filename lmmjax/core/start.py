@@ -7,10 +7,13 @@ from .crossprod import CrossProducts
 from .namespace import namespace
 
 
-def default_start(cp: CrossProducts):
-    """(m,) T = I in units where each column of Z has root mean square one: lme4's start for intercepts."""
+def default_start(cp: CrossProducts, scale=None):
+    """(m,) T = I in units where each column of Z has root mean square one: lme4's start for intercepts.
+
+    scale : `column_scale(cp)`, where it is known already.
+    """
     start = np.concatenate([t.start for t in cp.plan.templates]).astype(cp.dense.dtype)
-    return start / column_scale(cp)
+    return start / (column_scale(cp) if scale is None else scale)
 
 
 def column_scale(cp: CrossProducts):

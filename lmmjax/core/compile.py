@@ -1,0 +1,43 @@
+"""`jit` for functions of CrossProducts: what enters a compiled shape, and how hard XLA tries."""
+
+from collections.abc import Callable
+from functools import wraps
+
+import jax
+import numpy as np
+
+from .crossprod import CrossProducts
+
+# XLA's own optimisation levels, by the numbers in the arguments. On a CPU most of a first fit is compilation: the older
+# emitters compile in half the time to code of the same speed, and level 0 halves it again where arrays are small.
+SMALL = 2**12
+QUICK = {"xla_cpu_use_fusion_emitters": False}
+QUICKEST = {**QUICK, "xla_backend_optimization_level": 0}
+
+
+def jit(function: Callable) -> Callable:
+    """`jax.jit`, with rows left outside, so that no compiled shape depends on n, and compile time kept in mind."""
+    plain, quick, quickest = (jax.jit(function, compiler_options=o) for o in (None, QUICK, QUICKEST))
+    options_known = True
+
+    @wraps(function)
+    def call(*args, **kwargs):
+        nonlocal options_known
+        args, kwargs = tuple(map(_bare, args)), {k: _bare(v) for k, v in kwargs.items()}
+        leaves = jax.tree.leaves((args, kwargs))
+        traced = any(isinstance(a, jax.core.Tracer) for a in leaves)  # options belong to the outermost jit
+        if traced or not options_known or jax.default_backend() != "cpu":
+            return plain(*args, **kwargs)
+        try:
+            return (quickest if sum(map(np.size, leaves)) < SMALL else quick)(*args, **kwargs)
+        except jax.errors.JaxRuntimeError as error:
+            if "compile option" not in str(error):
+                raise
+            options_known = False  # another XLA, with other names
+            return plain(*args, **kwargs)
+
+    return call
+
+
+def _bare(argument):
+    return argument.without_rows() if isinstance(argument, CrossProducts) else argument
