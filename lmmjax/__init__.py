@@ -11,6 +11,8 @@ _HOME = {
     "lm": "fit",
     "Fit": "fit",
     "refit": "refitting",
+    "refit_many": "refitting",
+    "BatchFit": "refitting",
     "simulate": "refitting",
     "float64": "precision",
     "enable_compilation_cache": "cache",
@@ -36,7 +38,9 @@ if TYPE_CHECKING:
     from .fit import lm as lm
     from .fit import lmer as lmer
     from .precision import float64 as float64
+    from .refitting import BatchFit as BatchFit
     from .refitting import refit as refit
+    from .refitting import refit_many as refit_many
     from .refitting import simulate as simulate
 
 

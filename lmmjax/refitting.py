@@ -1,10 +1,12 @@
 """A fitted model with another response, and responses simulated from it."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
 
+from .core.batch import Estimates, estimate_many
 from .core.optimize import FIXED
 from .core.simulate import simulate as simulate_responses
 from .errors import DataError
@@ -27,6 +29,46 @@ def refit(fit: Fit, y: Any) -> Fit:
     theta = fit.theta if int(fit.estimate.status) == FIXED else None
     design = fit.design.replace(y=y)
     return fit_cross_products(fit.schema, design, fit.cross_products.with_response(y), fit.reml, theta)
+
+
+@dataclass(frozen=True, eq=False)
+class BatchFit:
+    """Fits of one model to B responses: `estimates` (arrays: see `core.Estimates`) of `fit`'s model."""
+
+    fit: Fit
+    responses: Any
+    estimates: Estimates
+
+    @property
+    def theta(self) -> np.ndarray:
+        """(B, m) relative covariance parameters."""
+        return self.estimates.theta
+
+    @property
+    def beta(self) -> np.ndarray:
+        """(B, p) fixed effects."""
+        return self.estimates.beta
+
+    @property
+    def sigma(self) -> np.ndarray:
+        """(B,) residual standard deviations."""
+        return self.estimates.sigma
+
+    @property
+    def criterion(self) -> np.ndarray:
+        """(B,) REML criteria or ML deviances."""
+        return self.estimates.criterion
+
+    @property
+    def status(self) -> np.ndarray:
+        """(B,) indices of `core.STATUS`."""
+        return self.estimates.status
+
+
+@in_float64
+def refit_many(fit: Fit, Y: Any, keep: Any = None, memory: int = 2**28, progress: bool = False) -> BatchFit:
+    """The model of `fit` refitted to every row of Y, (B, n). Arguments as in `core.estimate_many`."""
+    return BatchFit(fit, Y, estimate_many(fit.cross_products, Y, fit.reml, keep, memory, progress))
 
 
 @in_float64

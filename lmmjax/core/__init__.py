@@ -3,6 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .batch import Estimates, estimate_many
 from .covariance import Template
 from .criterion import Profiled, criterion, deviance, expansion, profile
 from .crossprod import CrossProducts, cross_products
@@ -20,6 +21,7 @@ __all__ = [
     "CrossProducts",
     "Design",
     "Estimate",
+    "Estimates",
     "Plan",
     "Profiled",
     "RandomTerm",
@@ -31,6 +33,7 @@ __all__ = [
     "default_start",
     "deviance",
     "estimate",
+    "estimate_many",
     "expansion",
     "indicator",
     "khatri_rao",
