@@ -128,6 +128,19 @@ class CrossProducts:
         """
         return _assemble(replace(_kept(self.rows), cases=rows, levels=levels), self.plan, self.basis, self.orthonormal)
 
+    def with_fixed(self, C) -> "CrossProducts":
+        """The same rows with X C in the place of X, from the products alone; safe under `jit` and `vmap` over C.
+
+        C : (p, p') of full column rank, in the coordinates of X itself. With R C = QR', X R⁻¹Q takes the place of
+        X R⁻¹, and y gets back what was subtracted from it along the columns that leave.
+        """
+        q, basis = namespace((self.without_rows(), C)).linalg.qr(self.basis @ C)
+        rows = None if self.rows is None else replace(self.rows, X=self.rows.X @ q)
+        back = self.response.shift - q @ (q.T @ self.response.shift)
+        stages = tuple(replace(s, border=_turned(s.border, q)) for s in self.stages)
+        dense = _turned(_turned(self.dense, q).T, q).T
+        return replace(self, stages=stages, dense=dense, response=_returned(self, back, q), basis=basis, rows=rows)
+
 
 def cross_products(design: Design, plan: Plan | None = None, orthonormal: bool = False) -> CrossProducts:
     """Forms the cross-products of a design.
@@ -235,6 +248,21 @@ def _response(rows: Rows, plan: Plan, orthonormal: bool) -> Response:
         products.append(segment_outer(rows.z[i], times, rows.codes[i], factor.n_levels))
     dense = xp.concatenate([*(z.reshape(-1) for z in products[k:]), (rows.X.T @ counted)[:, 0]])
     return Response(tuple(z[..., 0] for z in products[:k]), dense, (y.T @ counted)[0, 0], shift)
+
+
+def _turned(columns, q):
+    """(…, c − p + p') the last p columns times q, (p, p'); these are the columns of X."""
+    first = columns.shape[-1] - q.shape[0]
+    return namespace((columns, q)).concatenate([columns[..., :first], columns[..., first:] @ q], -1)
+
+
+def _returned(cp: CrossProducts, back, q) -> Response:
+    """The products of y + X·back, X in its basis, with [Z, Xq] and itself; q : (p, p')."""
+    y, p = cp.response, cp.p
+    zy = tuple(a + s.border[..., s.border.shape[-1] - p :] @ back for a, s in zip(y.zy, cp.stages, strict=True))
+    x = y.dense.shape[0] - p
+    dense = y.dense + cp.dense[:, x:] @ back
+    return Response(zy, _turned(dense, q), y.yy + back @ (y.dense[x:] + dense[x:]), y.shift @ q)
 
 
 def _kept(rows: Rows | None) -> Rows:

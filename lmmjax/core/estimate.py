@@ -61,25 +61,30 @@ def estimate(cp: CrossProducts, reml: bool = True, start=None, theta=None) -> Es
     return _unpack(np.asarray(_packed(*arguments)), cp)
 
 
-def _solve(cp: CrossProducts, reml: bool, start, theta) -> Estimate:
+def solve(cp: CrossProducts, reml: bool, start, theta) -> Estimate:
     scale = column_scale(cp)
     if theta is not None or not cp.plan.templates:
         at = _stay(scale if theta is None else theta, cp)
     else:
-        at = _minimise(_first(cp, scale) if start is None else start, scale, cp, reml)
+        at = _minimise(first_start(cp, scale) if start is None else start, scale, cp, reml)
+    return at_minimum(at, scale, cp, reml)
+
+
+def at_minimum(at: Minimum, scale, cp: CrossProducts, reml: bool) -> Estimate:
+    """The Estimate where an optimiser stopped; `at.extra` holds the factors there."""
     profiled = solution(at.x, cp, reml, *at.extra)
     known = {f.name: getattr(profiled, f.name) for f in fields(Profiled)}
     trace = {"status": at.status, "iterations": at.iterations, "saddle": at.saddle}
     return Estimate(**known, theta=at.x, gradient=at.gradient, hessian=at.hessian, scale=scale, **trace)
 
 
-_unpacked = jit(_solve)
+_unpacked = jit(solve)
 
 
 @jit
 def _packed(*arguments):
     """All numbers of an Estimate in one array: each output of a compiled function costs as much as a small fit."""
-    leaves = jax.tree.leaves(_solve(*arguments))
+    leaves = jax.tree.leaves(solve(*arguments))
     return jnp.concatenate([jnp.ravel(a).astype(arguments[0].dense.dtype) for a in leaves])
 
 
@@ -132,6 +137,24 @@ def _stay(theta, cp: CrossProducts) -> Minimum:
 
 def _minimise(start, scale, cp: CrossProducts, reml: bool) -> Minimum:
     """Runs the optimiser in x = scale·θ; returns its end in θ, with a non-negative diagonal of every T."""
+    x, slope, secant = start * scale, evaluation(cp, scale, reml), uses_secants(cp)
+    retry = second_start(cp, x)
+    if _has_many(cp):
+        from .lbfgs import lbfgs  # it imports optax, which takes longer than most fits
+
+        x = lbfgs(lambda v: criterion(v / scale, cp, reml) / cp.n, x)
+    if secant:
+        found = newton(slope, x, retry, jnp.diag(curvature_guess(cp, start) / scale**2))
+        # One more step costs nothing; what it gains is below the loop's tolerance.
+        x = found.x + model_step(found.gradient, found.hessian, np.inf)[0]
+        found = found._replace(x=x, extra=factorise(x / scale, cp))
+    else:
+        found = newton(slope, x, retry)
+    return rectified(found, scale, cp.plan)
+
+
+def evaluation(cp: CrossProducts, scale, reml: bool):
+    """x = scale·θ → (criterion, gradient, Hessian and factors; or None and None where BFGS is cheaper)."""
 
     def exact(x):
         value, gradient, hessian, factors = evaluate(x / scale, cp, reml)
@@ -141,37 +164,38 @@ def _minimise(start, scale, cp: CrossProducts, reml: bool) -> Minimum:
         value, gradient = value_and_gradient(x / scale, cp, reml)
         return value, gradient / scale, None, None
 
-    def retry(x):  # after L-BFGS always, as criteria of many parameters have several minima
-        return (column_norms(x, cp.plan) < SINGULAR).any() | many, (1 if many else 5) * start * scale
+    return slope if uses_secants(cp) else exact
 
-    x, many = start * scale, start.shape[0] > MANY_THETA
-    if many:
-        from .lbfgs import lbfgs  # it imports optax, which takes longer than most fits
 
-        x = lbfgs(lambda v: criterion(v / scale, cp, reml) / cp.n, x)
-    if _uses_secants(cp):
-        found = newton(slope, x, retry, jnp.diag(curvature_guess(cp, start) / scale**2))
-        # One more step costs nothing; what it gains is below the loop's tolerance.
-        x = found.x + model_step(found.gradient, found.hessian, np.inf)[0]
-        found = found._replace(x=x, extra=factorise(x / scale, cp))
-    else:
-        found = newton(exact, x, retry)
-    found = _snap(found, cp.plan)
+def second_start(cp: CrossProducts, start):
+    """x → (whether an end x deserves a second attempt, from where), for a first attempt that began at `start`."""
+    many = _has_many(cp)  # always then, as criteria of many parameters have several minima
+
+    def retry(x):
+        return (column_norms(x, cp.plan) < SINGULAR).any() | many, (1 if many else 5) * start
+
+    return retry
+
+
+def rectified(found: Minimum, scale, plan: Plan) -> Minimum:
+    """The optimiser's end in θ, with a non-negative diagonal of every T."""
+    found = _snap(found, plan)
     gradient, hessian = found.gradient * scale, found.hessian * scale * scale[:, None]
-    return _rectify(found._replace(x=found.x / scale, gradient=gradient, hessian=hessian), cp.plan)
+    return _rectify(found._replace(x=found.x / scale, gradient=gradient, hessian=hessian), plan)
 
 
 def _rectify(at: Minimum, plan: Plan) -> Minimum:
     """The same minimum with a non-negative diagonal of every T."""
     signs = [t.signs(at.x[s]) for t, s in zip(plan.templates, plan.theta_slices(), strict=True)]
     of_columns = [s[t.start > 0] for t, s in zip(plan.templates, signs, strict=True)]
-    flip, (eliminated, inverse) = jnp.concatenate(signs), at.extra
-    if plan.rest:
+    flip, factors = jnp.concatenate(signs), at.extra
+    if factors is not None and plan.rest:
         rest = [jnp.tile(jnp.concatenate([of_columns[i] for i in f.terms]), f.n_levels) for f in plan.rest]
+        eliminated, inverse = factors
         rows = jnp.concatenate([*rest, jnp.ones(inverse.shape[0] - plan.q_rest, inverse.dtype)])
-        inverse = inverse * rows * rows[:, None]
+        factors = eliminated, inverse * rows * rows[:, None]
     hessian = at.hessian * flip * flip[:, None]
-    return at._replace(x=at.x * flip, gradient=at.gradient * flip, hessian=hessian, extra=(eliminated, inverse))
+    return at._replace(x=at.x * flip, gradient=at.gradient * flip, hessian=hessian, extra=factors)
 
 
 def column_norms(x, plan: Plan):
@@ -187,9 +211,13 @@ def _snap(at: Minimum, plan: Plan) -> Minimum:
     return at._replace(x=jnp.where(vanished, 0, at.x), gradient=gradient, hessian=hessian)
 
 
-def _first(cp: CrossProducts, scale):
-    return moment_start(cp) if _uses_secants(cp) else default_start(cp, scale)
+def first_start(cp: CrossProducts, scale):
+    return moment_start(cp) if uses_secants(cp) else default_start(cp, scale)
 
 
-def _uses_secants(cp: CrossProducts) -> bool:
+def _has_many(cp: CrossProducts) -> bool:
+    return sum(t.n_theta for t in cp.plan.templates) > MANY_THETA
+
+
+def uses_secants(cp: CrossProducts) -> bool:
     return cp.plan.q_rest > SECANT_REST

@@ -20,7 +20,7 @@ def cholesky(a):
     """Lower factor L of (…, P, P) symmetric positive definite blocks; NaN where a block is not."""
     p = a.shape[-1]
     if p > UNROLL:
-        return jnp.linalg.cholesky(a)
+        return jax.lax.linalg.cholesky(a, symmetrize_input=False)
     rows: list[list] = []
     for i in range(p):
         row: list = []
@@ -72,14 +72,14 @@ def _posterior_jvp(primals, tangents):
 @jax.custom_jvp
 def inverse_factor(s):
     """L⁻¹ of the (r, r) symmetric positive definite S = LLᵀ."""
-    return _inverse_lower(jax.lax.linalg.cholesky(s, symmetrize_input=False))
+    return _inverse_lower(cholesky(s))
 
 
 def _inverse_lower(factor):
     """L⁻¹ by halves: most of it is matrix products, and a third of what a solve with I would take."""
     r = factor.shape[-1]
     if r <= HALVE:
-        return solve_triangular(factor, jnp.eye(r, dtype=factor.dtype), lower=True)
+        return solve_lower(factor, jnp.eye(r, dtype=factor.dtype))
     h = r // 2
     first, last = _inverse_lower(factor[:h, :h]), _inverse_lower(factor[h:, h:])
     return jnp.block([[first, jnp.zeros((h, r - h), factor.dtype)], [-last @ (factor[h:, :h] @ first), last]])

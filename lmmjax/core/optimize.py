@@ -44,7 +44,9 @@ class Minimum(NamedTuple):
     saddle: Any
 
 
-class _State(NamedTuple):
+class State(NamedTuple):
+    """A minimisation under way."""
+
     best: Minimum  # of an earlier attempt
     at: Minimum
     trial: Any
@@ -60,19 +62,28 @@ def newton(evaluate: Callable, start, retry: Callable, hessian=None, max_iterati
     evaluate's own is ignored (None will do) and BFGS updates keep the curvature.
     retry : x → (whether x deserves a second start, that start).
     """
-    secant, zero = hessian is not None, jnp.zeros((), int)
-    curvature = hessian if secant else jnp.eye(start.shape[0], dtype=start.dtype)
     extra = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(evaluate, start)[3])
-    infinite = jnp.full((), np.inf, start.dtype)
+    step = partial(iterate, evaluate=evaluate, retry=retry, secant=hessian is not None, limit=max_iterations)
+    return jax.lax.while_loop(lambda s: s.at.status == RUNNING, step, begin(start, hessian, extra)).at
+
+
+def begin(start, hessian=None, extra=None) -> State:
+    """The state before the first evaluation."""
+    zero, infinite = jnp.zeros((), int), jnp.full((), np.inf, start.dtype)
+    curvature = jnp.eye(start.shape[0], dtype=start.dtype) if hessian is None else hessian
     nowhere = Minimum(start, infinite, 0 * start, curvature, extra, zero + RUNNING, zero, zero > 0)
-    state = _State(nowhere, nowhere, start, infinite, 0.5 * _norm(start), zero)
-    body = partial(_iterate, evaluate=evaluate, retry=retry, secant=secant, limit=max_iterations)
-    return jax.lax.while_loop(lambda s: s.at.status == RUNNING, body, state).at
+    return State(nowhere, nowhere, start, infinite, 0.5 * _norm(start), zero)
 
 
-def _iterate(s: _State, evaluate, retry, secant: bool, limit: int) -> _State:
-    """One evaluation, its acceptance, and the next trial or the end of the attempt."""
+def iterate(
+    s: State, evaluate: Callable, retry: Callable, secant: bool = False, limit: int = MAX_ITERATIONS, tolerance=None
+) -> State:
+    """One evaluation, its acceptance, and the next trial or the end of the attempt.
+
+    tolerance : on the Newton decrement, relative to the criterion; by default rounding.
+    """
     at, eps = s.at, _epsilon(s.trial)
+    tolerance = tolerance or (SECANT_TOLERANCE if secant else 4 * eps)
     fresh, moved = jnp.isinf(at.value), s.trial - at.x
     value, gradient, hessian, extra = evaluate(s.trial)
     if secant:
@@ -84,13 +95,13 @@ def _iterate(s: _State, evaluate, retry, secant: bool, limit: int) -> _State:
     new = at._replace(x=s.trial, value=value, gradient=gradient, hessian=hessian, extra=extra)
     at = _select(good, new, at)._replace(iterations=at.iterations + 1)
     step, predicted, decrement, saddle = model_step(at.gradient, at.hessian, radius)
-    still = decrement <= (SECANT_TOLERANCE if secant else 4 * eps) * jnp.maximum(1, abs(at.value))
+    still = decrement <= tolerance * jnp.maximum(1, abs(at.value))
     status = _status(at, radius, good & ~saddle & still, fresh & ~good, limit)
     at = at._replace(saddle=at.saddle | (saddle & still), status=status)
-    return _second_attempt(_State(s.best, at, at.x + step, predicted, radius, s.attempt), retry)
+    return _second_attempt(State(s.best, at, at.x + step, predicted, radius, s.attempt), retry)
 
 
-def _new_radius(s: _State, fresh, good, actual, length):
+def _new_radius(s: State, fresh, good, actual, length):
     ratio = actual / s.predicted
     radius = jnp.where(good & (ratio > 0.25), s.radius, 0.25 * length)
     radius = jnp.where((ratio > 0.75) & (length > 0.8 * s.radius), 2 * s.radius, radius)
@@ -103,7 +114,7 @@ def _status(at: Minimum, radius, converged, failed, limit: int):
     return jnp.select(conditions, [FAILED, CONVERGED, DIVERGED, STALLED, LIMIT], RUNNING)
 
 
-def _second_attempt(s: _State, retry: Callable) -> _State:
+def _second_attempt(s: State, retry: Callable) -> State:
     """At the end of the first attempt, perhaps another start; at the end of the second, the better of the two."""
     ended = s.at.status != RUNNING
     wanted, start = retry(s.at.x)
@@ -113,7 +124,7 @@ def _second_attempt(s: _State, retry: Callable) -> _State:
     first_wins = (s.attempt == 1) & ended & ~(s.at.value < s.best.value - margin)
     kept = s.best._replace(iterations=s.at.iterations, saddle=s.at.saddle)
     fresh = s.at._replace(value=jnp.where(again, np.inf, s.at.value), status=jnp.where(again, RUNNING, s.at.status))
-    return _State(
+    return State(
         best=_select(again, s.at, s.best),
         at=_select(first_wins, kept, fresh),
         trial=jnp.where(again, start, s.trial),

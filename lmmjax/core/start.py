@@ -54,7 +54,9 @@ def _column_products(cp: CrossProducts):
     xp, at = namespace(cp), 0
     diagonal, out = xp.diagonal(cp.dense), []
     for stage, zy in zip(cp.stages, cp.response.zy, strict=True):
-        out.append((xp.diagonal(stage.gram, axis1=1, axis2=2), zy))
+        squares = xp.diagonal(stage.gram, axis1=1, axis2=2)
+        count = stage.multiplicity
+        out.append((squares if count is None else squares * count[:, None], zy))
     for factor in cp.plan.rest:
         block = slice(at, at + factor.q)
         out.append((diagonal[block].reshape(-1, factor.p), cp.response.dense[block].reshape(-1, factor.p)))

@@ -1,0 +1,157 @@
+"""One scalar random-effects term, many responses: an eigendecomposition once, then a function of one variable each.
+
+With A = ZᵀP_X Z = U diag(s) Uᵀ, η = UᵀZᵀP_X y, r₀ = yᵀP_X y and λ = θ²,
+
+    r²(λ) = r₀ − Σ λη²/(1 + λs) = r_w + Σ η²/(s(1 + λs)),    log|L|²|R_X|² = log|XᵀX| + Σ log(1 + λs),
+
+and log|L|² = Σ log(1 + λg) with g the diagonal of ZᵀZ. Equal eigenvalues, which balanced designs have, are one.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .criterion import residual_df
+from .crossprod import CrossProducts, Response
+from .optimize import CONVERGED, DIVERGED, FAILED
+
+MOST_LEVELS = 1500  # up to which the eigendecomposition is cheap
+GRID = 32  # cells of λ that are searched for the lowest
+EQUAL = 1e-13  # eigenvalues this close, relative to the largest, are the same
+ZERO = 1e-11
+
+
+class Spectrum(NamedTuple):
+    """What all responses share. inverse : (p, p) (XᵀX)⁻¹. rotation : (ℓ, j) UᵀZᵀ's nonzero directions.
+
+    eigenvalues : (j,). values, members : (K,), (j, K) distinct eigenvalues and which are which. dets, counts : the d
+    and c of Σ c log(1 + λd) in the criterion. constant : the rest of it.
+    """
+
+    inverse: Any
+    rotation: Any
+    eigenvalues: Any
+    values: Any
+    members: Any
+    dets: Any
+    counts: Any
+    constant: Any
+    nu: Any
+
+
+def applies(cp: CrossProducts) -> bool:
+    """Whether the model has a single scalar term, of few levels and without case weights of levels."""
+    plan = cp.plan
+    scalar = len(plan.templates) == 1 and len(plan.chain) == 1 and plan.chain[0].p == 1
+    return scalar and plan.chain[0].n_levels <= MOST_LEVELS and cp.stages[0].multiplicity is None
+
+
+def spectrum(cp: CrossProducts, reml: bool) -> Spectrum:
+    """The eigendecomposition, on the host."""
+    gram, border, dense = (np.asarray(a) for a in (cp.stages[0].gram[:, 0, 0], cp.stages[0].border[:, 0], cp.dense))
+    inverse = np.linalg.inv(dense)
+    s, u = np.linalg.eigh(np.diag(gram) - border @ inverse @ border.T)
+    kept = s > ZERO * s[-1]
+    s, u = s[kept], u[:, kept]
+    values, members = _distinct(s)
+    dets, within = (s, values) if reml else (gram, _distinct(np.sort(gram))[0])
+    counts = np.bincount(np.argmin(abs(dets[:, None] - within), 1), minlength=len(within)).astype(float)
+    nu = float(residual_df(cp, reml))
+    log_x = np.linalg.slogdet(dense)[1] + 2 * np.sum(np.log(abs(np.diagonal(cp.basis))))
+    constant = reml * log_x - float(cp.log_weights) + nu * (1 + np.log(2 * np.pi / nu))
+    return Spectrum(inverse, u, s, values, members, within, counts, constant, nu)
+
+
+def _distinct(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(K,) distinct values of a sorted (j,) array, and the (j, K) indicators of which is which."""
+    group = np.cumsum(np.diff(values, prepend=values[0]) > EQUAL * values[-1])
+    members = np.eye(group[-1] + 1)[group]
+    return values @ members / members.sum(0), members
+
+
+def minimise(responses: Response, spectrum: Spectrum, cp: CrossProducts):
+    """For responses with a leading axis B: θ (B, 1), β (B, p), σ, criterion and status (B,), all at the global optimum.
+
+    The lowest of a grid of λ brackets the optimum, which safeguarded Newton steps then find to rounding.
+    """
+    w = spectrum
+    zy, xy = responses.zy[0][..., 0], responses.dense
+    solved = xy @ w.inverse
+    projected = zy - solved @ cp.stages[0].border[:, 0].T  # ZᵀP_X y
+    eta = projected @ w.rotation
+    squares = eta**2 @ w.members  # (B, K)
+    within = responses.yy - jnp.sum(solved * xy, -1) - squares @ (1 / w.values)
+    lam, iterations = _search(squares / w.values, within, w)
+    value, slope, _ = _expand(lam, squares / w.values, within, w)
+    prss = _prss(lam, squares / w.values, within, w)[0]
+    effects = (lam[:, None] * eta / (1 + lam[:, None] * w.eigenvalues)) @ w.rotation.T
+    basis_beta = solved - effects @ cp.stages[0].border[:, 0] @ w.inverse + responses.shift
+    beta = jax.scipy.linalg.solve_triangular(cp.basis, basis_beta.T).T
+    far = (lam >= _cells(w)[-1]) & (slope < 0)
+    status = jnp.where(jnp.isfinite(value), jnp.where(far, DIVERGED, CONVERGED), FAILED)
+    return jnp.sqrt(lam)[:, None], beta, jnp.sqrt(prss / w.nu), value + w.constant, status, iterations
+
+
+def _cells(w: Spectrum):
+    """(GRID + 1,) values of λ from 0 up: even in λs̄/(1 + λs̄), then very large."""
+    share = jnp.arange(GRID) / GRID
+    typical = jnp.sum(w.values * w.members.sum(0)) / w.members.sum()
+    inside = share / (1 - share)
+    return jnp.append(inside, 1e14) / typical
+
+
+def _prss(lam, shares, within, w: Spectrum):
+    """r²(λ) and its first two derivatives; shares : (B, K) Σ η²/s."""
+    t = 1 / (1 + lam[:, None] * w.values)
+    first, second = shares * t, shares * t * t * w.values
+    return within + jnp.sum(first, -1), -jnp.sum(second, -1), 2 * jnp.sum(second * t * w.values, -1)
+
+
+def _expand(lam, shares, within, w: Spectrum):
+    """The criterion (without its constant) and its first two derivatives in λ, (B,) each."""
+    r, dr, d2r = _prss(lam, shares, within, w)
+    t = w.dets / (1 + lam[:, None] * w.dets)
+    value = jnp.sum(w.counts * jnp.log1p(lam[:, None] * w.dets), -1) + w.nu * jnp.log(r)
+    slope = jnp.sum(w.counts * t, -1) + w.nu * dr / r
+    return value, slope, -jnp.sum(w.counts * t * t, -1) + w.nu * (d2r / r - (dr / r) ** 2)
+
+
+def _search(shares, within, w: Spectrum):
+    """(B,) minimising λ and the Newton steps it took."""
+    cells = _cells(w)
+    damped = 1 / (1 + cells[:-1, None] * w.values)  # (GRID, K)
+    logs = jnp.sum(w.counts * jnp.log1p(cells[:-1, None] * w.dets), -1)
+    best = jnp.argmin(logs + w.nu * jnp.log(within[:, None] + shares @ damped.T), -1)
+    low, high = cells[jnp.maximum(best - 1, 0)], cells[best + 1]
+    at_zero = _expand(0 * low, shares, within, w)[1] >= 0
+    done = (best == 0) & at_zero | ~jnp.isfinite(within)
+
+    def unfinished(carry):
+        return ~jnp.all(carry[3]) & (carry[4] < 100)
+
+    def step(carry):
+        lam, low, high, done, count, used = carry
+        _, slope, curvature = _expand(lam, shares, within, w)
+        low, high = jnp.where(slope < 0, lam, low), jnp.where(slope < 0, high, lam)
+        newton = lam - slope / curvature
+        inside = (curvature > 0) & (newton > low) & (newton < high)
+        middle = jnp.where(low > 0, jnp.sqrt(low * high), 0.5 * high)
+        new = jnp.where(inside, newton, jnp.where(slope == 0, lam, middle))
+        small = abs(new - lam) <= 4e-16 * lam
+        settled = inside & (slope * slope <= 1e-15 * w.nu * curvature)  # twice the Newton decrement
+        return (
+            jnp.where(done, lam, new),
+            low,
+            high,
+            done | small | settled,
+            count + 1,
+            jnp.where(done, used, count + 1),
+        )
+
+    start = jnp.where(done, 0.0, jnp.where(best > 0, cells[best], 0.5 * cells[1]))
+    zero = jnp.zeros((), int)
+    carry = (start, low, high, done, zero, jnp.zeros(low.shape, int))
+    lam, _, _, _, _, used = jax.lax.while_loop(unfinished, step, carry)
+    return lam, used
