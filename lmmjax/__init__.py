@@ -14,6 +14,11 @@ _HOME = {
     "refit_many": "refitting",
     "BatchFit": "refitting",
     "simulate": "refitting",
+    "bootstrap": "inference.bootstrap",
+    "bootstrap_lrt": "inference.bootstrap_lrt",
+    "predict_interval": "inference.prediction",
+    "drop_one": "inference.compare",
+    "anova": "inference.compare",
     "float64": "precision",
     "enable_compilation_cache": "cache",
     **dict.fromkeys(
@@ -37,6 +42,11 @@ if TYPE_CHECKING:
     from .fit import Fit as Fit
     from .fit import lm as lm
     from .fit import lmer as lmer
+    from .inference.bootstrap import bootstrap as bootstrap
+    from .inference.bootstrap_lrt import bootstrap_lrt as bootstrap_lrt
+    from .inference.compare import anova as anova
+    from .inference.compare import drop_one as drop_one
+    from .inference.prediction import predict_interval as predict_interval
     from .precision import float64 as float64
     from .refitting import BatchFit as BatchFit
     from .refitting import refit as refit

@@ -1,13 +1,16 @@
 """A fitted model with another response, and responses simulated from it."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import jax
 import numpy as np
+import pandas as pd
 
 from .core.batch import Estimates, estimate_many
-from .core.optimize import FIXED
+from .core.estimate import Estimate
+from .core.optimize import CONVERGED, FIXED
 from .core.simulate import simulate as simulate_responses
 from .errors import DataError
 from .fit import Fit, fit_cross_products
@@ -33,42 +36,98 @@ def refit(fit: Fit, y: Any) -> Fit:
 
 @dataclass(frozen=True, eq=False)
 class BatchFit:
-    """Fits of one model to B responses: `estimates` (arrays: see `core.Estimates`) of `fit`'s model."""
+    """Fits of one model to B responses. theta (B, m), beta (B, p), sigma, criterion, status (B,): NumPy arrays.
+
+    A response that could not be fitted keeps its place and its `status`, an index of `core.STATUS`.
+    """
 
     fit: Fit
     responses: Any
     estimates: Estimates
 
-    @property
-    def theta(self) -> np.ndarray:
-        """(B, m) relative covariance parameters."""
-        return self.estimates.theta
+    theta = property(lambda self: self.estimates.theta)
+    beta = property(lambda self: self.estimates.beta)
+    sigma = property(lambda self: self.estimates.sigma)
+    criterion = property(lambda self: self.estimates.criterion)
+    status = property(lambda self: self.estimates.status)
 
     @property
-    def beta(self) -> np.ndarray:
-        """(B, p) fixed effects."""
-        return self.estimates.beta
+    def converged(self) -> np.ndarray:
+        """(B,) whether the optimiser's conditions for a minimum held (or θ was given)."""
+        return np.isin(self.status, (CONVERGED, FIXED)) & np.isfinite(self.criterion)
 
     @property
-    def sigma(self) -> np.ndarray:
-        """(B,) residual standard deviations."""
-        return self.estimates.sigma
+    def n_failed(self) -> int:
+        """How many responses have no fit that converged."""
+        return int(np.sum(~self.converged))
 
-    @property
-    def criterion(self) -> np.ndarray:
-        """(B,) REML criteria or ML deviances."""
-        return self.estimates.criterion
+    @cached_property
+    @in_float64
+    def vcov(self) -> np.ndarray:
+        """(B, p, p) covariance of each β̂, at its θ̂ and σ̂."""
+        cp, reml = self.fit.cross_products, self.fit.reml
+        return estimate_many(cp, self.responses, reml, _vcov, theta=self.theta).kept
 
-    @property
-    def status(self) -> np.ndarray:
-        """(B,) indices of `core.STATUS`."""
-        return self.estimates.status
+    def test(self, L: Any, ddf: str | None = None) -> pd.DataFrame:
+        """Wald tests of Lβ = 0 for each response, one row each: statistic, df, ddf, p, p_adjusted.
+
+        L : (p,) or (k, p), or the names of fixed-effects columns. ddf : None refers the statistic to χ² with k degrees
+        of freedom; "residual" statistic/k to F with k and n − p. p_adjusted : Benjamini and Hochberg (1995), over the
+        responses whose fit converged; the others have none.
+        """
+        from scipy import stats  # it takes longer to import than most batches
+
+        if ddf not in (None, "residual"):
+            raise ValueError(f"ddf={ddf!r}: choose None or 'residual'")
+        contrasts = self._contrasts(L)
+        k, values = len(contrasts), self.beta @ contrasts.T
+        statistic, p, adjusted = (np.full(len(values), np.nan) for _ in range(3))
+        ok = self.converged
+        covariance = contrasts @ self.vcov[ok] @ contrasts.T
+        solved = np.linalg.solve(covariance, values[ok][..., None])[..., 0]
+        statistic[ok] = np.sum(values[ok] * solved, -1)
+        rows = np.array([np.sum(~np.isnan(y)) for y in self.responses]) - self.beta.shape[1]
+        p[ok] = stats.chi2.sf(statistic[ok], k) if ddf is None else stats.f.sf(statistic[ok] / k, k, rows[ok])
+        adjusted[ok] = stats.false_discovery_control(p[ok]) if ok.any() else np.nan
+        columns = {"statistic": statistic, "df": k, "ddf": np.inf if ddf is None else rows}
+        return pd.DataFrame({**columns, "p": p, "p_adjusted": adjusted})
+
+    def _contrasts(self, L: Any) -> np.ndarray:
+        names = self.fit.schema.fixed_names
+        wanted = [L] if isinstance(L, str) else list(L)
+        if all(isinstance(w, str) for w in wanted):
+            unknown = [w for w in wanted if w not in names]
+            if unknown:
+                raise DataError(f"no fixed-effects column {', '.join(unknown)}: there are {', '.join(names)}")
+            return np.eye(len(names))[[names.index(w) for w in wanted]]
+        contrasts = np.atleast_2d(np.asarray(L, dtype=float))
+        if contrasts.shape[1] != len(names):
+            raise DataError(f"L has {contrasts.shape[1]} columns; there are {len(names)} fixed effects")
+        if np.linalg.matrix_rank(contrasts) < len(contrasts):
+            raise DataError("the rows of L depend on each other: leave out those that others determine")
+        return contrasts
+
+    def __repr__(self) -> str:
+        return f"BatchFit: {len(self.status)} responses, {self.n_failed} not converged\n{self.fit.schema.formula}"
+
+
+def _vcov(estimate: Estimate) -> Any:
+    return estimate.vcov
 
 
 @in_float64
 def refit_many(fit: Fit, Y: Any, keep: Any = None, memory: int = 2**28, progress: bool = False) -> BatchFit:
-    """The model of `fit` refitted to every row of Y, (B, n). Arguments as in `core.estimate_many`."""
-    return BatchFit(fit, Y, estimate_many(fit.cross_products, Y, fit.reml, keep, memory, progress))
+    """The model of `fit` fitted to every row of Y, (B, n), each at its own optimum; a θ that was given stays.
+
+    Y : array or memmap of responses to the rows of the fit; NaN marks missing values. The other arguments are those of
+    `core.estimate_many`; what `keep` gives is in `.estimates.kept`. Raises DataError where Y does not fit the rows.
+    """
+    Y = Y if hasattr(Y, "shape") else np.asarray(Y, dtype=float)
+    Y = Y.to_numpy() if isinstance(Y, pd.DataFrame) else Y
+    if len(Y.shape) != 2 or Y.shape[1] != fit.nobs:
+        raise DataError(f"Y has shape {tuple(Y.shape)}; the fit uses {fit.nobs} rows: give (responses, {fit.nobs})")
+    theta = np.tile(fit.theta, (len(Y), 1)) if int(fit.estimate.status) == FIXED and len(fit.theta) else None
+    return BatchFit(fit, Y, estimate_many(fit.cross_products, Y, fit.reml, keep, theta, memory, progress))
 
 
 @in_float64

@@ -8,6 +8,7 @@ from .covariance import Template
 from .criterion import Profiled, criterion, deviance, expansion, profile
 from .crossprod import CrossProducts, cross_products
 from .design import Design, RandomTerm
+from .designs import estimate_designs
 from .effects import conditional_variances, linear_predictor
 from .estimate import Estimate, estimate
 from .information import theta_sigma_hessian
@@ -33,6 +34,7 @@ __all__ = [
     "default_start",
     "deviance",
     "estimate",
+    "estimate_designs",
     "estimate_many",
     "expansion",
     "indicator",

@@ -1,17 +1,15 @@
 """estimate_many(cp, Y) → Estimates: one design, many responses, each at its own optimum."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
 
 from . import spectral
-from .compile import jit
+from .chunks import chunk_size, in_chunks, lanes, spread
 from .criterion import factorise
 from .crossprod import CrossProducts
 from .estimate import Estimate, at_minimum, evaluation, first_start, rectified, second_start, solve, uses_secants
@@ -19,11 +17,6 @@ from .lanes import run_lanes
 from .levels import merge_levels
 from .optimize import RUNNING, SECANT_TOLERANCE, Minimum, begin, iterate
 from .start import column_scale, curvature_guess
-
-LARGEST_CHUNK = 2**16
-LANES = 128  # at most, on a CPU
-LANE_NUMBERS = 2**16  # that a step of all lanes may work on
-LARGE_REST = 24  # dense columns from which problems are solved one by one
 
 
 @jax.tree_util.register_dataclass
@@ -49,6 +42,7 @@ def estimate_many(
     Y: Any,
     reml: bool = True,
     keep: Callable[[Estimate], Any] | None = None,
+    theta: Any = None,
     memory: int = 2**28,
     progress: bool = False,
 ) -> Estimates:
@@ -56,20 +50,32 @@ def estimate_many(
 
     Y : an array or memmap of responses to the rows of `cp`; NaN marks rows that a response does not have.
     keep : a JAX function of an Estimate, to be had for each fit as well; a compilation belongs to the function, so
-    give the same one again rather than another of the same text. memory : bytes that a chunk may take. progress : show
-    a tqdm bar. Never raises for a response: see `status`. Spread over all local devices, and over the processes of
-    `jax.distributed`. NumPy out. Raises ValueError where Y does not fit the rows.
+    give the same one again rather than another of the same text. theta : (B, m) fixes θ instead. memory : bytes that a
+    chunk may take. progress : show a tqdm bar. Never raises for a response: see `status`. Spread over all local
+    devices, and over the processes of `jax.distributed`. NumPy out, unless it is traced.
+    Raises ValueError where Y does not fit the rows.
     """
     n = _rows(cp)
     if len(np.shape(Y)) != 2 or np.shape(Y)[1] != n:
         raise ValueError(f"Y has shape {np.shape(Y)}; the cross-products have {n} rows: give (responses, {n})")
-    total, size = np.shape(Y)[0], _chunk(cp, np.shape(Y)[0], memory)
-    mine = _share(range(0, total, size))
+    if any(isinstance(a, jax.core.Tracer) for a in jax.tree.leaves((cp, Y, theta))):
+        return _traced(cp, Y, reml, keep, theta)
+    q = sum(f.q for f in cp.plan.chain + cp.plan.rest)
+    size = chunk_size(np.shape(Y)[0], 8 * (3 * n + 8 * (q + cp.plan.q_rest + cp.p)), memory)
     shortcuts = _shortcuts(cp, reml)
-    parts = [
-        _chunk_of(cp, shortcuts, Y, slice(a, min(a + size, total)), size, reml, keep) for a in _bar(mine, progress)
-    ]
-    return _gather(parts, cp, total, size)
+
+    def fit(rows: slice) -> Estimates:
+        given = None if theta is None else np.asarray(theta[rows], cp.dense.dtype)
+        return _by_pattern(cp, shortcuts, Y[rows], given, size, reml, keep)
+
+    return in_chunks(fit, np.shape(Y)[0], size, progress)
+
+
+def _traced(cp: CrossProducts, Y, reml, keep, theta) -> Estimates:
+    def fit(y, theta):
+        return kept_of(solve(cp.with_response(y).without_rows(), reml, None, theta), keep)
+
+    return jax.vmap(fit, in_axes=(0, None if theta is None else 0))(Y, theta)
 
 
 def _rows(cp: CrossProducts) -> int:
@@ -78,32 +84,23 @@ def _rows(cp: CrossProducts) -> int:
     return cp.rows.y.shape[0]
 
 
-def _chunk(cp: CrossProducts, total: int, memory: int) -> int:
-    """Responses in a chunk: a power of two for each device."""
-    q = sum(f.q for f in cp.plan.chain + cp.plan.rest)
-    bytes_each = 8 * (3 * _rows(cp) + 8 * (q + cp.plan.q_rest + cp.p))
-    devices = len(jax.local_devices())
-    most = max(1, min(LARGEST_CHUNK, memory // bytes_each, -(-total // devices)))
-    power = 2 ** int(np.log2(most))
-    return devices * (power if power * devices >= min(total, most * devices) or most >= total else power)
-
-
-def _chunk_of(cp: CrossProducts, shortcuts, Y, part: slice, size: int, reml: bool, keep) -> Estimates:
-    """The fits of one chunk, (part,) of them."""
-    y = Y[part]
+def _by_pattern(cp: CrossProducts, shortcuts: "_Shortcuts", y, theta, size: int, reml: bool, keep) -> Estimates:
+    """The fits of one chunk, (count ≤ size, n), pattern by pattern of missing rows."""
     y = y if isinstance(y, jax.Array) else np.asarray(y, cp.dense.dtype)
-    missing = np.isnan(y) if isinstance(y, np.ndarray) else np.asarray(jnp.isnan(y))
+    missing = np.asarray(jnp.isnan(y)) if isinstance(y, jax.Array) else np.isnan(y)
     if not missing.any():
-        return _fit(cp, shortcuts, y, size, reml, keep)
+        return _fit(cp, shortcuts, y, theta, size, reml, keep)
     patterns, which = np.unique(missing, axis=0, return_inverse=True)
-    out: Any = None
+    parts, order = [], []
     for i, pattern in enumerate(patterns):
         rows = np.flatnonzero(which.ravel() == i)
-        masked = cp.with_case_weights(rows=np.where(pattern, 0.0, 1.0)) if pattern.any() else cp
-        found = _fit(masked, _shortcuts(masked, reml), np.where(pattern, 0.0, np.asarray(y)[rows]), size, reml, keep)
-        out = jax.tree.map(lambda a: np.zeros((len(y), *a.shape[1:]), a.dtype), found) if out is None else out
-        jax.tree.map(lambda a, f, rows=rows: a.__setitem__(rows, f), out, found)
-    return out
+        own = cp.with_case_weights(rows=np.where(pattern, 0.0, 1.0)) if pattern.any() else cp
+        there = np.where(pattern, 0.0, np.asarray(y)[rows])
+        known = None if theta is None else theta[rows]
+        parts.append(_fit(own, _shortcuts(own, reml), there, known, size, reml, keep))
+        order.append(rows)
+    back = np.argsort(np.concatenate(order))
+    return jax.tree.map(lambda *a: np.concatenate(a)[back], *parts)
 
 
 @jax.tree_util.register_dataclass
@@ -116,51 +113,26 @@ class _Shortcuts:
 
 
 def _shortcuts(cp: CrossProducts, reml: bool) -> _Shortcuts:
-    if spectral.applies(cp):
-        return _Shortcuts(spectral.spectrum(cp, reml))
-    return _Shortcuts(merged=merge_levels(cp)) if cp.plan.templates else _Shortcuts()
+    if not cp.plan.templates or np.linalg.matrix_rank(cp.dense[-cp.p :, -cp.p :]) < cp.p:  # too few rows are left
+        return _Shortcuts()
+    spectrum = spectral.spectrum(cp, reml) if spectral.applies(cp) else None
+    return _Shortcuts(spectrum, merge_levels(cp) if spectrum is None else None)
 
 
-def _fit(cp: CrossProducts, shortcuts: _Shortcuts, y, size: int, reml: bool, keep) -> Estimates:
-    """The fits of (count ≤ size, n) complete responses, padded to `size`."""
-    count, devices = len(y), len(jax.local_devices())
-    short = size - count
-    pad = jnp.pad if isinstance(y, jax.Array) else np.pad
-    y = pad(y, ((0, short), (0, 0)), mode="edge") if short else y
-    counts = np.clip(count - np.arange(devices) * (size // devices), 0, size // devices)
-    run = _compiled(keep, _width(cp if shortcuts.merged is None else shortcuts.merged.cp), devices)
-    found = run(cp.without_rows(), cp.rows, shortcuts, y, counts, float(reml))
-    return jax.tree.map(lambda a: np.asarray(a)[:count], found)
+def _fit(cp: CrossProducts, shortcuts: _Shortcuts, y, theta, size: int, reml: bool, keep) -> Estimates:
+    """The fits of (count ≤ size, n) complete responses."""
+    shared = cp.without_rows(), cp.rows, shortcuts, float(reml)
+    width = _width(cp if shortcuts.merged is None else shortcuts.merged.cp)
+    return spread(_solve_chunk, (keep, width), shared, (y, theta), size)
 
 
 def _width(cp: CrossProducts) -> int:
-    """Lanes: as many as keep a step's arrays in the cache of a CPU; many more on an accelerator."""
-    if cp.plan.q_rest + cp.p > LARGE_REST:
-        return 1
-    numbers = sum(f.q for f in cp.plan.chain) * (cp.p + 1 + cp.plan.q_rest) + 1
-    if jax.default_backend() != "cpu":
-        return 2 ** int(np.log2(max(1, min(2**15, 2**27 // numbers))))
-    return 2 ** int(np.log2(max(8, min(LANES, LANE_NUMBERS // numbers))))
+    rest = cp.plan.q_rest + cp.p + 1
+    return lanes(sum(f.q for f in cp.plan.chain) * (rest if cp.plan.dense_border else cp.p + 1), rest)
 
 
-@lru_cache(maxsize=64)
-def _compiled(keep, width: int, devices: int) -> Callable:
-    def run(cp, rows, shortcuts, y, counts, reml):
-        body = partial(_solve_chunk, keep=keep, width=width)
-        if devices == 1:
-            return body(cp, rows, shortcuts, y, counts, reml)
-        each, all_ = PartitionSpec("batch"), PartitionSpec()
-        mesh = Mesh(np.array(jax.local_devices()), ("batch",))
-        specs = (all_, all_, all_, each, each, all_)
-        return jax.shard_map(body, mesh=mesh, in_specs=specs, out_specs=each, check_vma=False)(
-            cp, rows, shortcuts, y, counts, reml
-        )
-
-    return jit(run)
-
-
-def _solve_chunk(cp: CrossProducts, rows, shortcuts, y, counts, reml, keep, width: int) -> Estimates:
-    """One device's share of a chunk: y (size, n), of which counts (1,) are real."""
+def _solve_chunk(shared, batch, count, keep, width: int) -> Estimates:
+    (cp, rows, shortcuts, reml), (y, theta) = shared, batch
     whole, merged = replace(cp, rows=rows), shortcuts.merged
     responses = jax.vmap(lambda v: whole.with_response(v).response)(y)
 
@@ -174,6 +146,9 @@ def _solve_chunk(cp: CrossProducts, rows, shortcuts, y, counts, reml, keep, widt
         own = (small if keep is None else problem)(response)
         return at_minimum(at._replace(extra=factorise(at.x, own)), column_scale(own), own, reml)
 
+    if theta is not None or not cp.plan.templates:
+        known = jnp.zeros((len(y), 0), y.dtype) if theta is None else theta
+        return _each(lambda a: kept_of(solve(problem(a[0]), reml, None, a[1]), keep), (responses, known), width)
     if shortcuts.spectrum is not None:
         theta, *known = spectral.minimise(responses, shortcuts.spectrum, cp)
         found = Estimates(theta, *known)
@@ -181,10 +156,8 @@ def _solve_chunk(cp: CrossProducts, rows, shortcuts, y, counts, reml, keep, widt
             return found
         at = jax.vmap(_minimum)(theta, found.status, found.iterations)
         return replace(found, kept=_each(lambda a: keep(read(*a)), (responses, at), width))
-    if not cp.plan.templates:
-        return _each(lambda r: _kept(solve(problem(r), reml, None, None), keep), responses, width)
-    at = minimise_many(small, responses, counts[0], reml, width)
-    return _each(lambda a: _kept(read(*a), keep), (responses, at), width)
+    at = minimise_many(small, responses, count[0], reml, width)
+    return _each(lambda a: kept_of(read(*a), keep), (responses, at), width)
 
 
 def _minimum(theta, status, iterations) -> Minimum:
@@ -192,7 +165,8 @@ def _minimum(theta, status, iterations) -> Minimum:
     return Minimum(theta, 0.0, zero, zero[:, None] * zero, None, status, iterations, iterations < 0)
 
 
-def _kept(e: Estimate, keep) -> Estimates:
+def kept_of(e: Estimate, keep) -> Estimates:
+    """What a batch holds of one Estimate."""
     return Estimates(e.theta, e.beta, e.sigma, e.criterion, e.status, e.iterations, None if keep is None else keep(e))
 
 
@@ -226,18 +200,3 @@ def minimise_many(problem: Callable, batch, count, reml, width: int) -> Minimum:
         return rectified(state.at, column_scale(cp), cp.plan)
 
     return run_lanes(begin_one, step, lambda s: s.at.status == RUNNING, result, batch, count, width)
-
-
-def _share(starts: range) -> list[int]:
-    """This process's part of the chunks, under `jax.distributed`."""
-    return list(starts)[jax.process_index() :: jax.process_count()]
-
-
-def _gather(parts: list[Estimates], cp: CrossProducts, total: int, size: int) -> Estimates:
-    return jax.tree.map(lambda *a: np.concatenate(a), *parts)
-
-
-def _bar(chunks: list[int], progress: bool) -> Iterator[int]:
-    from tqdm import tqdm
-
-    return tqdm(chunks, disable=None if progress else True)

@@ -113,9 +113,14 @@ def make_plan(terms: tuple[RandomTerm, ...]) -> Plan:
     codes = {f: np.asarray(terms[f.terms[0]].codes) for f in groups}
     chain = _longest_chain(groups, codes)
     rest = tuple(f for f in groups if f not in chain)
-    parents = tuple(_parent(codes[a], codes[b], a.n_levels) for a, b in pairwise(chain))
+    parents = parents_of(chain, [np.asarray(t.codes) for t in terms])
     crossings = _crossings(chain, rest, codes) if rest and not _prefer_dense(chain, rest, codes) else ()
     return Plan(templates, chain, rest, parents, crossings)
+
+
+def parents_of(chain: tuple[Factor, ...], codes: list[np.ndarray]) -> tuple[np.ndarray, ...]:
+    """The level of the next chain factor that holds each level; codes : (n,) of each term."""
+    return tuple(_parent(codes[a.terms[0]], codes[b.terms[0]], a.n_levels) for a, b in pairwise(chain))
 
 
 def _group_terms(terms: tuple[RandomTerm, ...]) -> list[Factor]:

@@ -48,12 +48,14 @@ def applies(cp: CrossProducts) -> bool:
     return scalar and plan.chain[0].n_levels <= MOST_LEVELS and cp.stages[0].multiplicity is None
 
 
-def spectrum(cp: CrossProducts, reml: bool) -> Spectrum:
-    """The eigendecomposition, on the host."""
+def spectrum(cp: CrossProducts, reml: bool) -> Spectrum | None:
+    """The eigendecomposition, on the host; None where X explains Z."""
     gram, border, dense = (np.asarray(a) for a in (cp.stages[0].gram[:, 0, 0], cp.stages[0].border[:, 0], cp.dense))
     inverse = np.linalg.inv(dense)
     s, u = np.linalg.eigh(np.diag(gram) - border @ inverse @ border.T)
-    kept = s > ZERO * s[-1]
+    kept = s > ZERO * np.max(gram)
+    if not kept.any():
+        return None
     s, u = s[kept], u[:, kept]
     values, members = _distinct(s)
     dets, within = (s, values) if reml else (gram, _distinct(np.sort(gram))[0])
