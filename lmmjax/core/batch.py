@@ -8,15 +8,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import spectral
+from . import crossed, spectral
 from .chunks import chunk_size, in_chunks, lanes, spread
 from .criterion import factorise
 from .crossprod import CrossProducts
 from .estimate import Estimate, at_minimum, evaluation, first_start, rectified, second_start, solve, uses_secants
 from .lanes import run_lanes
 from .levels import merge_levels
-from .optimize import RUNNING, SECANT_TOLERANCE, Minimum, begin, iterate
+from .optimize import CONVERGED, RUNNING, SECANT_TOLERANCE, Minimum, begin, iterate
 from .start import column_scale, curvature_guess
+
+AGREED = 1e-10  # interpolated and exact criterion, relative
 
 
 @jax.tree_util.register_dataclass
@@ -106,24 +108,35 @@ def _by_pattern(cp: CrossProducts, shortcuts: "_Shortcuts", y, theta, size: int,
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class _Shortcuts:
-    """What one design allows: a spectrum, or fewer levels, or neither."""
+    """What one design allows: a spectrum, an interpolated surface, fewer levels, or none of them."""
 
     spectrum: Any = None
+    surface: Any = None
     merged: Any = None
 
 
 def _shortcuts(cp: CrossProducts, reml: bool) -> _Shortcuts:
     if not cp.plan.templates or np.linalg.matrix_rank(cp.dense[-cp.p :, -cp.p :]) < cp.p:  # too few rows are left
         return _Shortcuts()
-    spectrum = spectral.spectrum(cp, reml) if spectral.applies(cp) else None
-    return _Shortcuts(spectrum, merge_levels(cp) if spectrum is None else None)
+    if spectral.applies(cp):
+        return _Shortcuts(spectrum=spectral.spectrum(cp, reml))
+    if crossed.applies(cp):
+        return _Shortcuts(surface=crossed.surface(cp, reml))
+    return _Shortcuts(merged=merge_levels(cp))
 
 
 def _fit(cp: CrossProducts, shortcuts: _Shortcuts, y, theta, size: int, reml: bool, keep) -> Estimates:
     """The fits of (count ≤ size, n) complete responses."""
     shared = cp.without_rows(), cp.rows, shortcuts, float(reml)
     width = _width(cp if shortcuts.merged is None else shortcuts.merged.cp)
-    return spread(_solve_chunk, (keep, width), shared, (y, theta), size)
+    found = spread(_solve_chunk, (keep, width), shared, (y, theta), size)
+    open_ = np.flatnonzero(found.status == RUNNING)
+    if len(open_) == 0:
+        return found
+    known = None if theta is None else theta[open_]
+    rest = _fit(cp, _Shortcuts(), y[open_], known, size, reml, keep)
+    jax.tree.map(lambda a, b: a.__setitem__(open_, b), found, rest)
+    return found
 
 
 def _width(cp: CrossProducts) -> int:
@@ -156,6 +169,12 @@ def _solve_chunk(shared, batch, count, keep, width: int) -> Estimates:
             return found
         at = jax.vmap(_minimum)(theta, found.status, found.iterations)
         return replace(found, kept=_each(lambda a: keep(read(*a)), (responses, at), width))
+    if shortcuts.surface is not None:
+        scale = column_scale(cp)
+        at = _on_surface(crossed.reduce(responses, shortcuts.surface, cp.p), shortcuts.surface, cp, scale, count[0])
+        found = _each(lambda a: kept_of(read(*a), keep), (responses, at), width)
+        sure = abs(found.criterion - at.value) <= AGREED * jnp.maximum(1, abs(found.criterion))
+        return replace(found, status=jnp.where(sure & (at.status == CONVERGED), CONVERGED, RUNNING))
     at = minimise_many(small, responses, count[0], reml, width)
     return _each(lambda a: kept_of(read(*a), keep), (responses, at), width)
 
@@ -173,6 +192,22 @@ def kept_of(e: Estimate, keep) -> Estimates:
 def _each(function: Callable, batch, width: int):
     """vmap in slices of a few lanes, so that memory stays small; one by one where problems are large."""
     return jax.lax.map(function, batch, batch_size=None if width == 1 else width)
+
+
+def _on_surface(reduced, surface, cp: CrossProducts, scale, count) -> Minimum:
+    """The optima of interpolated criteria."""
+    start = first_start(cp, scale) * scale
+    width = lanes(surface.sigma.size, 0)
+
+    def step(state, y):
+        return iterate(
+            state, crossed.evaluation(surface, y, scale), second_start(cp, start), tolerance=SECANT_TOLERANCE
+        )
+
+    def result(state, _):
+        return rectified(state.at, scale, cp.plan)
+
+    return run_lanes(lambda _: begin(start), step, lambda s: s.at.status == RUNNING, result, reduced, count, width)
 
 
 def minimise_many(problem: Callable, batch, count, reml, width: int) -> Minimum:
