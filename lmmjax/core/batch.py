@@ -15,10 +15,11 @@ from .crossprod import CrossProducts
 from .estimate import Estimate, at_minimum, evaluation, first_start, rectified, second_start, solve, uses_secants
 from .lanes import run_lanes
 from .levels import merge_levels
-from .optimize import CONVERGED, RUNNING, SECANT_TOLERANCE, Minimum, begin, iterate
+from .optimize import CONVERGED, RUNNING, SECANT_TOLERANCE, Minimum, begin, iterate, model_step
 from .start import column_scale, curvature_guess
 
 AGREED = 1e-10  # interpolated and exact criterion, relative
+LAST_STEP = 1e-9  # Newton decrement, relative to the criterion, below which one more step ends in rounding
 
 
 @jax.tree_util.register_dataclass
@@ -197,41 +198,51 @@ def _each(function: Callable, batch, width: int):
 def _on_surface(reduced, surface, cp: CrossProducts, scale, count) -> Minimum:
     """The optima of interpolated criteria."""
     start = first_start(cp, scale) * scale
-    width = lanes(surface.sigma.size, 0)
 
     def step(state, y):
         return iterate(
             state, crossed.evaluation(surface, y, scale), second_start(cp, start), tolerance=SECANT_TOLERANCE
         )
 
-    def result(state, _):
-        return rectified(state.at, scale, cp.plan)
-
-    return run_lanes(lambda _: begin(start), step, lambda s: s.at.status == RUNNING, result, reduced, count, width)
+    states = jax.vmap(lambda _: begin(start))(reduced)
+    ended = run_lanes(step, _running, states, reduced, count, lanes(surface.sigma.size, 0))
+    return jax.vmap(lambda s: rectified(s.at, scale, cp.plan))(ended)
 
 
 def minimise_many(problem: Callable, batch, count, reml, width: int) -> Minimum:
-    """The optimum of `count` problems: batch[i] → CrossProducts, each from the start of a single fit."""
+    """The optimum of `count` problems: batch[i] → CrossProducts, each from the start of a single fit.
 
-    def begin_one(data):
+    A lane stops where a last Newton step, which needs no evaluation, takes it to rounding.
+    """
+
+    def prepare(data):
         cp = problem(data)
         scale = column_scale(cp)
         start = first_start(cp, scale)
         hessian = jnp.diag(curvature_guess(cp, start) / scale**2) if uses_secants(cp) else None
-        return begin(start * scale, hessian)
+        return begin(start * scale, hessian), (data, scale, start * scale)
 
-    def step(state, data):
+    def step(state, known):
+        data, scale, start = known
         cp = problem(data)
-        scale = column_scale(cp)
-        evaluate, retry = evaluation(cp, scale, reml), second_start(cp, first_start(cp, scale) * scale)
+        slope, secant = evaluation(cp, scale, reml), uses_secants(cp)
+        tolerance = SECANT_TOLERANCE if secant else LAST_STEP
 
         def lean(x):
-            return (*evaluate(x)[:3], None)
+            return (*slope(x)[:3], None)
 
-        return iterate(state, lean, retry, secant=uses_secants(cp), tolerance=SECANT_TOLERANCE)
+        return iterate(state, lean, second_start(cp, start), secant=secant, tolerance=tolerance)
 
-    def result(state, data):
-        cp = problem(data)
-        return rectified(state.at, column_scale(cp), cp.plan)
+    def finish(state, known):
+        data, scale, _ = known
+        at = state.at
+        last = at._replace(x=at.x + model_step(at.gradient, at.hessian, np.inf)[0])
+        last = jax.tree.map(lambda a, b: jnp.where(at.status == CONVERGED, a, b), last, at)
+        return rectified(last, scale, problem(data).plan)
 
-    return run_lanes(begin_one, step, lambda s: s.at.status == RUNNING, result, batch, count, width)
+    states, known = jax.vmap(prepare)(batch)
+    return jax.vmap(finish)(run_lanes(step, _running, states, known, count, width), known)
+
+
+def _running(state):
+    return state.at.status == RUNNING

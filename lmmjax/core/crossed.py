@@ -18,7 +18,7 @@ from numpy.polynomial import chebyshev
 from .criterion import residual_df
 from .crossprod import CrossProducts, Response
 
-NODES = 24
+NODES = 20
 LARGEST = 0.995  # τ of the last node
 MOST_LEVELS = (1500, 300)  # of the first factor and of the second
 WORTH = 32  # levels of the second factor from which factorising for each response is dearer

@@ -11,57 +11,52 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-FEW = 16  # share of the lanes in which the last problems end
+FEW = 16  # share of the lanes in which the last problems of a long queue end
+LONG = 4
 
 
-def run_lanes(begin: Callable, step: Callable, running: Callable, result: Callable, batch: Any, count, width: int):
-    """result(final state, problem) of `count` problems, stacked in an array of the batch's length.
+def run_lanes(step: Callable, running: Callable, states: Any, batch: Any, count, width: int):
+    """The final states of many problems, run from `states` by state ↦ step(state, problem) while running(state).
 
-    begin : problem → state. step : (state, problem) → state. running : state → bool.
-    batch : pytree whose leaves have the problems on their first axis. count : how many of them are real; the results
-    of the others are zeros. width : lanes; with one, problems are run in turn, which suits those that are large.
+    states, batch : pytrees with the problems on their first axis. count : how many of them are real; the states of the
+    others stay. width : lanes; with one, problems are run in turn, which suits those that are large.
     """
     size = jax.tree.leaves(batch)[0].shape[0]
-    index = jnp.arange(size)
     if width == 1:
-        return jax.lax.map(lambda i: _alone(begin, step, running, result, _take(batch, i), i < count), index)
-    outputs = jax.eval_shape(jax.vmap(lambda b: result(begin(b), b)), batch)
-    outputs = jax.tree.map(lambda o: jnp.zeros(o.shape, o.dtype), outputs)
+        return jax.lax.map(
+            lambda i: _alone(step, running, _take(states, i), _take(batch, i), i < count), jnp.arange(size)
+        )
+    first = states
 
     def advance(carry):
-        states, own, following, outputs = carry
-        problems = _take(batch, jnp.minimum(own, size - 1))
-        states = jax.vmap(step)(states, problems)
+        states, own, following, ended = carry
+        here = jnp.minimum(own, size - 1)
+        states = jax.vmap(step)(states, _take(batch, here))
         done = ~jax.vmap(running)(states)
         place = jnp.where(done & (own < count), own, size)
-        found = jax.vmap(result)(states, problems)
-        outputs = jax.tree.map(lambda o, f: o.at[place].set(f, mode="drop"), outputs, found)
+        ended = jax.tree.map(lambda e, s: e.at[place].set(s, mode="drop"), ended, states)
         own = jnp.where(done, following + jnp.cumsum(done) - 1, own)
-        fresh = jax.vmap(begin)(_take(batch, jnp.minimum(own, size - 1)))
-        return _where(done, fresh, states), own, following + jnp.sum(done), outputs
+        fresh = _take(first, jnp.minimum(own, size - 1))
+        return _where(done, fresh, states), own, following + jnp.sum(done), ended
 
     def busy(carry, few: int):
         return (carry[2] < count) | (jnp.sum(carry[1] < count) > few)
 
     width = min(width, size)
-    few = max(1, width // FEW)
+    few = width // FEW if size > LONG * width else 0  # a second loop is a second compilation
     own = jnp.arange(width)
-    carry = jax.vmap(begin)(_take(batch, own)), own, jnp.asarray(width), outputs
-    states, own, following, outputs = jax.lax.while_loop(partial(busy, few=few), advance, carry)
+    carry = _take(first, own), own, jnp.asarray(width), first
+    states, own, following, ended = jax.lax.while_loop(partial(busy, few=few), advance, carry)
+    if not few:
+        return ended
     # The slowest go on in few lanes, so that the others do not idle.
     last = jnp.argsort(own)[:few]
-    carry = _take(states, last), own[last], following, outputs
+    carry = _take(states, last), own[last], following, ended
     return jax.lax.while_loop(partial(busy, few=0), advance, carry)[3]
 
 
-def _alone(begin, step, running, result, problem, real):
-    start = begin(problem)
-    end = jax.lax.while_loop(lambda s: real & running(s), partial(_swap, step, problem), start)
-    return result(end, problem)
-
-
-def _swap(step, problem, state):
-    return step(state, problem)
+def _alone(step, running, state, problem, real):
+    return jax.lax.while_loop(lambda s: real & running(s), lambda s: step(s, problem), state)
 
 
 def _take(tree, index):
