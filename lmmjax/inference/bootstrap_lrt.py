@@ -1,0 +1,169 @@
+"""bootstrap_lrt(null, alt): the likelihood-ratio test whose null distribution is simulated."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from scipy.special import betaincinv, chdtrc
+
+from ..core.batch import estimate_many
+from ..core.estimate import Estimate, estimate
+from ..errors import DataError
+from ..fit import Fit
+from ..precision import in_float64, to_numpy
+from .results import BootstrapTest
+from .sampling import (
+    MEMORY,
+    check_replicates,
+    chunks,
+    failed,
+    given_theta,
+    key_of,
+    parametric,
+    response_bytes,
+)
+
+ZERO = 1e-8  # an LRT below this share of a deviance is rounding
+LOOK = 1024  # draws before the first look of early stopping
+CONFIDENCE = 0.999  # that a look must have in p being on one side of alpha
+
+
+@in_float64
+def bootstrap_lrt(
+    null: Fit,
+    alt: Fit,
+    n: int = 1000,
+    seed: Any = 0,
+    alpha: float | None = None,
+    memory: int = MEMORY,
+    progress: bool = False,
+) -> BootstrapTest:
+    """Tests a model against a larger one by the likelihood ratio, with a simulated null distribution.
+
+    null, alt : fits of `lmer` or `lm` to the same response, in either order; the one with fewer parameters is the null.
+    They may differ in fixed effects, random effects or both, and REML fits are refitted by ML. n responses are drawn
+    from the ML fit of the null (parametric bootstrap; Davison & Hinkley 1997, section 4.2) and both models are fitted
+    to each. That p-value holds where χ² does not: for variances, which are zero under the null, and in small samples.
+
+    p_value is the share r/n of draws at least as large as the observed statistic, p_se its standard error
+    √(p(1 − p)/n), and p_value_plus_one = (1 + r)/(1 + n). Statistics below 1e-8 of the deviance count as zero. A draw
+    whose statistic is not finite counts as large.
+    alpha : stop early, when it is clear on which side of alpha p lies: after 1024, 2048, 4096, … draws, if the 99.9 %
+    Clopper-Pearson interval of p excludes alpha. `.n` tells how many were drawn. A sequential rule: the decision is
+    wrong with a probability of at most 0.001 at each look; p_se holds for a fixed n only.
+    seed, memory, progress : as in `bootstrap`.
+    Raises DataError where the fits differ in rows, response, weights or offset, where the columns of the null's X are
+    not in the span of the other's, and where the null has the larger likelihood, so that it cannot be nested.
+    """
+    check_replicates(n)
+    null, alt = (null, alt) if null.df <= alt.df else (alt, null)
+    check_comparable(null, alt)
+    e0, e1 = (to_numpy(estimate(f.cross_products, reml=False)) for f in (null, alt))
+    scale = ZERO * max(1.0, abs(float(e0.criterion)))
+    observed = _statistic(e0, e1, scale)
+    draws, n_failed = _simulated(null, alt, e0, observed, scale, n, key_of(seed), alpha, memory, progress)
+    return _result(null, alt, observed, draws, n_failed)
+
+
+def check_comparable(null: Fit, alt: Fit) -> None:
+    """Raises DataError, naming what differs, unless `null` can be a special case of `alt`, the larger model."""
+    names = f"{null.schema.formula!r} and {alt.schema.formula!r}"
+    if null.nobs != alt.nobs:
+        raise DataError(f"{names} were fitted to {null.nobs} and {alt.nobs} rows: fit both to the same rows")
+    for what in ("y", "weights", "offset"):
+        a, b = getattr(null.design, what), getattr(alt.design, what)
+        if (a is None) != (b is None) or (a is not None and not np.array_equal(a, b)):
+            raise DataError(f"{names} differ in {_named(what, null, alt)}: a likelihood ratio needs the same")
+    outside = _outside_span(null, alt)
+    if outside:
+        raise DataError(f"{names} are not nested: the larger model's fixed effects do not span {', '.join(outside)}")
+    if null.df == alt.df:
+        raise DataError(f"{names} have the same number of parameters, {null.df}: neither is the smaller one")
+    for fit in (null, alt):
+        if given_theta(fit) is not None:
+            raise DataError(f"theta of {fit.schema.formula!r} was given: it cannot be counted as a parameter")
+
+
+def _named(what: str, null: Fit, alt: Fit) -> str:
+    if what != "y":
+        return what
+    if null.schema.response != alt.schema.response:
+        return f"their responses ({null.schema.response} and {alt.schema.response})"
+    same = null.schema.index.equals(alt.schema.index)
+    return "the values of their responses" if same else "the rows that they use"
+
+
+def _outside_span(null: Fit, alt: Fit) -> list[str]:
+    """Names of the null's columns of X that are no combinations of the other's."""
+    q, _ = np.linalg.qr(alt.design.X)
+    left = np.linalg.norm(null.design.X - q @ (q.T @ null.design.X), axis=0)
+    far = left > 1e-8 * np.linalg.norm(null.design.X, axis=0)
+    return [name for name, is_far in zip(null.schema.fixed_names, far, strict=True) if is_far]
+
+
+def _statistic(e0: Estimate, e1: Estimate, scale: float) -> float:
+    found = float(e0.criterion - e1.criterion)
+    if found < -100 * scale:
+        raise DataError(
+            f"the model with fewer parameters has the larger likelihood (−2 log-likelihood {e0.criterion:.6g} against "
+            f"{e1.criterion:.6g}): it is no special case of the other"
+        )
+    return found if found >= scale else 0.0
+
+
+def _simulated(
+    null: Fit,
+    alt: Fit,
+    e0: Estimate,
+    observed: float,
+    scale: float,
+    n: int,
+    key: jax.Array,
+    alpha: float | None,
+    memory: int,
+    progress: bool,
+) -> tuple[np.ndarray, int]:
+    """Statistics under the null, (n,) or fewer, and for how many a fit did not converge."""
+    responses = parametric(null.design, e0)
+    bytes_each = response_bytes(null.design) + response_bytes(alt.design)
+    todo = chunks(n, bytes_each, memory, progress, **({} if alpha is None else {"largest": LOOK}))
+    draws, n_failed, large, look = [], 0, 0, LOOK
+    for first, count in todo:
+        y = responses(key, first, todo.size)
+        small, full = (estimate_many(f.cross_products, y, reml=False, memory=memory) for f in (null, alt))
+        t = (small.criterion - full.criterion)[:count]
+        draws.append(np.where(t < scale, 0.0, t))
+        n_failed += int((failed(small.status) | failed(full.status))[:count].sum())
+        large += int(np.sum(~(draws[-1] < observed)))
+        if alpha is not None and first + count == look:
+            if is_decided(large, look, alpha):
+                break
+            look *= 2
+    return np.concatenate(draws), n_failed
+
+
+def is_decided(large: int, n: int, alpha: float) -> bool:
+    """Whether the Clopper-Pearson interval of `large` out of n excludes alpha."""
+    tail = (1 - CONFIDENCE) / 2
+    lower = betaincinv(large, n - large + 1, tail) if large else 0.0
+    upper = betaincinv(large + 1, n - large, 1 - tail) if large < n else 1.0
+    return not lower <= alpha <= upper
+
+
+def _result(null: Fit, alt: Fit, observed: float, draws: np.ndarray, n_failed: int) -> BootstrapTest:
+    n, large, df = len(draws), int(np.sum(~(draws < observed))), alt.df - null.df
+    p = large / n
+    return BootstrapTest(
+        statistic=observed,
+        df=df,
+        p_value=p,
+        p_se=float(np.sqrt(p * (1 - p) / n)),
+        draws=draws,
+        null=null.schema.formula,
+        alternative=alt.schema.formula,
+        n=n,
+        n_failed=n_failed,
+        share_zero=float(np.mean(draws == 0)),
+        p_value_plus_one=(1 + large) / (1 + n),
+        p_chisq=float(chdtrc(df, observed)),
+    )
