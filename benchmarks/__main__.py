@@ -1,11 +1,11 @@
-"""`python -m benchmarks [cold small insteval derivatives]`: runs workloads, writes results/ and README.md's table."""
+"""`python -m benchmarks [workload …]` runs workloads, writes results/ and README.md's table."""
 
 import argparse
 import importlib
 
 from . import report
 
-WORKLOADS = ("cold", "small", "insteval", "derivatives")
+WORKLOADS = ("cold", "small", "insteval", "derivatives", "batch")
 
 
 def main() -> None:

@@ -25,9 +25,18 @@ def run(
     case: str, csv: str, formula: str, factors: list[str], response: str, repeats: int, unit: str = "ms"
 ) -> list[Row]:
     """Rows of each rival for one model: the whole call, and a refit where it has one."""
+    job = {"csv": csv, "formula": formula, "factors": factors, "response": response, "repeats": repeats}
+    return _rows(case, job, unit)
+
+
+def run_batch(case: str, job: dict[str, Any]) -> list[Row]:
+    """Rows of each rival for many responses to one model, or for many formulas: see `rival_process.batch`."""
+    return _rows(case, {**job, "batch": True}, "s")
+
+
+def _rows(case: str, job: dict[str, Any], unit: str) -> list[Row]:
     if VARIABLE not in os.environ:
         return [skip(case, name, f"{VARIABLE} names no python that has it") for name in PACKAGES]
-    job = {"csv": csv, "formula": formula, "factors": factors, "response": response, "repeats": repeats}
     rows = []
     for name in PACKAGES:
         if versions().get(name, "absent") == "absent":

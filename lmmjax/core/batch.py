@@ -160,9 +160,10 @@ def _solve_chunk(shared, batch, count, keep, width: int) -> Estimates:
         own = (small if keep is None else problem)(response)
         return at_minimum(at._replace(extra=factorise(at.x, own)), column_scale(own), own, reml)
 
-    if theta is not None or not cp.plan.templates:
-        known = jnp.zeros((len(y), 0), y.dtype) if theta is None else theta
-        return _each(lambda a: kept_of(solve(problem(a[0]), reml, None, a[1]), keep), (responses, known), width)
+    if not cp.plan.templates:  # empty arrays, which lax.map cannot cut
+        return jax.vmap(lambda r: kept_of(solve(problem(r), reml, None, None), keep))(responses)
+    if theta is not None:
+        return _each(lambda a: kept_of(solve(problem(a[0]), reml, None, a[1]), keep), (responses, theta), width)
     if shortcuts.spectrum is not None:
         theta, *known = spectral.minimise(responses, shortcuts.spectrum, cp)
         found = Estimates(theta, *known)

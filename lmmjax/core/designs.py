@@ -89,10 +89,11 @@ def _stack(designs: list[Design], sizes: tuple[int, tuple[int, ...]], plan: Plan
     def column(of: Callable[[Design], Any]) -> np.ndarray:
         return np.stack([_pad(np.asarray(of(d)), n) for d in designs])
 
-    terms = tuple(
-        RandomTerm(column(lambda d, i=i: d.terms[i].x), column(lambda d, i=i: d.terms[i].codes), levels[i], t)
-        for i, t in enumerate(plan.templates)
-    )
+    def term(i: int) -> RandomTerm:
+        x, codes = column(lambda d: d.terms[i].x), column(lambda d: d.terms[i].codes)
+        return RandomTerm(x, codes, levels[i], plan.templates[i])
+
+    terms = tuple(map(term, range(len(plan.templates))))
     weights, offset = None, None
     if any(d.weights is not None for d in designs):
         weights = column(lambda d: np.ones(d.n) if d.weights is None else d.weights)

@@ -107,8 +107,8 @@ def _layout(templates: tuple[Template, ...], chain: tuple[Factor, ...], rest: tu
     levels = {i: f.n_levels for f in chain + rest for i in f.terms}
     effects = tuple(_Leaf((levels[i], t.p)) for i, t in enumerate(templates))
     number, by_theta, by_column = _Leaf(()), _Leaf((m,)), _Leaf((p,))
-    known = Profiled(number, by_column, number, number, effects, effects, _Leaf((p, p)), number, number, number)
-    known = {f.name: getattr(known, f.name) for f in fields(Profiled)}
+    profiled = Profiled(number, by_column, number, number, effects, effects, _Leaf((p, p)), number, number, number)
+    known = {f.name: getattr(profiled, f.name) for f in fields(Profiled)}
     count = _Leaf((), int)
     tree = Estimate(
         **known,

@@ -65,7 +65,7 @@ class Bootstrap:
     @property
     def se(self) -> Any:
         """Standard deviation of the draws (divisor n − 1), shaped like the observed value."""
-        return self._shaped([d.std(ddof=1) for d in self._columns])
+        return self._shaped([d.std(ddof=1) if len(d) > 1 else np.nan for d in self._columns])
 
     def interval(self, level: float = 0.95, kind: str = "percentile") -> pd.DataFrame:
         """Confidence intervals (lower, upper), a row for each number of the statistic.
@@ -110,7 +110,9 @@ class Bootstrap:
 
     @cached_property
     def _columns(self) -> list[np.ndarray]:
-        return [d[np.isfinite(d)] for d in _flat(self.draws, batched=True).T]
+        """Per number of the statistic its finite draws; NaN alone where there are none."""
+        columns = [d[np.isfinite(d)] for d in _flat(self.draws, batched=True).T]
+        return [d if len(d) else np.array([np.nan]) for d in columns]
 
     def _shaped(self, values: list[float]) -> Any:
         leaves, tree = jax.tree.flatten(self.observed)

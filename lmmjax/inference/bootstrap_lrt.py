@@ -1,8 +1,8 @@
 """bootstrap_lrt(null, alt): the likelihood-ratio test whose null distribution is simulated."""
 
+from functools import partial
 from typing import Any
 
-import jax
 import numpy as np
 from scipy.special import betaincinv, chdtrc
 
@@ -13,6 +13,7 @@ from ..fit import Fit
 from ..precision import in_float64, to_numpy
 from .results import BootstrapTest
 from .sampling import (
+    LARGEST,
     MEMORY,
     check_replicates,
     chunks,
@@ -59,10 +60,19 @@ def bootstrap_lrt(
     null, alt = (null, alt) if null.df <= alt.df else (alt, null)
     check_comparable(null, alt)
     e0, e1 = (to_numpy(estimate(f.cross_products, reml=False)) for f in (null, alt))
-    scale = ZERO * max(1.0, abs(float(e0.criterion)))
-    observed = _statistic(e0, e1, scale)
-    draws, n_failed = _simulated(null, alt, e0, observed, scale, n, key_of(seed), alpha, memory, progress)
-    return _result(null, alt, observed, draws, n_failed)
+    zero = ZERO * max(1.0, abs(float(e0.criterion)))
+    observed = _observed(e0, e1, zero)
+    bytes_each = max(response_bytes(null.design), response_bytes(alt.design))
+    todo = chunks(n, bytes_each, memory, progress, LARGEST if alpha is None else LOOK)
+    responses, draws, n_failed = partial(parametric(null.design, e0), key_of(seed)), np.empty(n), 0
+    for first, count in todo:
+        t, bad = _statistics(null, alt, responses(first, todo.size), memory)
+        done = first + count
+        draws[first:done] = np.where(t < zero, 0.0, t)[:count]
+        n_failed += int(bad[:count].sum())
+        if alpha is not None and _is_look(done) and is_decided(_as_large(draws[:done], observed), done, alpha):
+            break
+    return _result(null, alt, observed, draws[:done], n_failed)
 
 
 def check_comparable(null: Fit, alt: Fit) -> None:
@@ -101,45 +111,32 @@ def _outside_span(null: Fit, alt: Fit) -> list[str]:
     return [name for name, is_far in zip(null.schema.fixed_names, far, strict=True) if is_far]
 
 
-def _statistic(e0: Estimate, e1: Estimate, scale: float) -> float:
+def _observed(e0: Estimate, e1: Estimate, zero: float) -> float:
+    """The likelihood ratio of the data, or DataError where the smaller model has the larger likelihood."""
     found = float(e0.criterion - e1.criterion)
-    if found < -100 * scale:
+    if found < -100 * zero:
         raise DataError(
             f"the model with fewer parameters has the larger likelihood (−2 log-likelihood {e0.criterion:.6g} against "
             f"{e1.criterion:.6g}): it is no special case of the other"
         )
-    return found if found >= scale else 0.0
+    return found if found >= zero else 0.0
 
 
-def _simulated(
-    null: Fit,
-    alt: Fit,
-    e0: Estimate,
-    observed: float,
-    scale: float,
-    n: int,
-    key: jax.Array,
-    alpha: float | None,
-    memory: int,
-    progress: bool,
-) -> tuple[np.ndarray, int]:
-    """Statistics under the null, (n,) or fewer, and for how many a fit did not converge."""
-    responses = parametric(null.design, e0)
-    bytes_each = response_bytes(null.design) + response_bytes(alt.design)
-    todo = chunks(n, bytes_each, memory, progress, **({} if alpha is None else {"largest": LOOK}))
-    draws, n_failed, large, look = [], 0, 0, LOOK
-    for first, count in todo:
-        y = responses(key, first, todo.size)
-        small, full = (estimate_many(f.cross_products, y, reml=False, memory=memory) for f in (null, alt))
-        t = (small.criterion - full.criterion)[:count]
-        draws.append(np.where(t < scale, 0.0, t))
-        n_failed += int((failed(small.status) | failed(full.status))[:count].sum())
-        large += int(np.sum(~(draws[-1] < observed)))
-        if alpha is not None and first + count == look:
-            if is_decided(large, look, alpha):
-                break
-            look *= 2
-    return np.concatenate(draws), n_failed
+def _statistics(null: Fit, alt: Fit, y: Any, memory: int) -> tuple[np.ndarray, np.ndarray]:
+    """(B,) likelihood ratios of the responses y, (B, n), and whether a fit did not converge."""
+    small, full = (estimate_many(f.cross_products, y, reml=False, memory=memory) for f in (null, alt))
+    return small.criterion - full.criterion, failed(small.status) | failed(full.status)
+
+
+def _as_large(draws: np.ndarray, observed: float) -> int:
+    """How many draws are at least as large as the observed one, or not finite."""
+    return int(np.sum(~(draws < observed)))
+
+
+def _is_look(n: int) -> bool:
+    """Whether n is LOOK times a power of two."""
+    looks, rest = divmod(n, LOOK)
+    return rest == 0 and looks & (looks - 1) == 0
 
 
 def is_decided(large: int, n: int, alpha: float) -> bool:
@@ -151,7 +148,7 @@ def is_decided(large: int, n: int, alpha: float) -> bool:
 
 
 def _result(null: Fit, alt: Fit, observed: float, draws: np.ndarray, n_failed: int) -> BootstrapTest:
-    n, large, df = len(draws), int(np.sum(~(draws < observed))), alt.df - null.df
+    n, large, df = len(draws), _as_large(draws, observed), alt.df - null.df
     p = large / n
     return BootstrapTest(
         statistic=observed,

@@ -38,14 +38,19 @@ def bca(draws: np.ndarray, observed: float, acceleration: float, level: float) -
     it count by half. NaN where all draws lie on one side of the estimate: z₀ is infinite then.
     """
     below = np.mean(draws < observed) / 2 + np.mean(draws <= observed) / 2
-    if not 0 < below < 1:
+    if not (0 < below < 1 and np.isfinite(acceleration)):
         return np.full(2, np.nan)
     shifted = ndtri(below) + ndtri(tails(level))
     return np.quantile(draws, ndtr(ndtri(below) + shifted / (1 - acceleration * shifted)))
 
 
 def acceleration(jackknife: np.ndarray) -> float:
-    """a = Σd³ / 6(Σd²)^{3/2}, d = mean − value, from (g,) values of the statistic that leave out one unit each."""
+    """a = Σd³ / 6(Σd²)^{3/2}, d = mean − value, from (g,) values of the statistic that leave out one unit each.
+
+    NaN from fewer than two.
+    """
+    if len(jackknife) < 2:
+        return np.nan
     d = jackknife.mean() - jackknife
     spread = np.sum(d**2)
     # Differences that are rounding have no skewness.

@@ -67,6 +67,8 @@ def predict_interval(
     e = fit.estimate
     centre = target.predict(e.beta[None], [b[None] for b in e.b])[0]
     finite = np.isfinite(draws).all(1)
+    if not finite.any():
+        raise DataError(f"no refit of {fit.schema.formula!r} to simulated responses gave a prediction")
     lower, upper = np.quantile(draws[finite], tails(level), axis=0)
     if method == "studentized":
         scale = target.scale(e.theta[None], np.atleast_1d(e.sigma), e.unscaled_vcov[None])[0]

@@ -1,0 +1,295 @@
+"""A batch of responses is a loop of single fits: for every elimination plan, however it is cut, with gaps and failures.
+
+The loop is `core.estimate`, which is tested by itself.
+"""
+
+from dataclasses import replace
+from functools import cache
+
+import jax
+import numpy as np
+import pytest
+from batch_checks import CONVERGED, FIXED, assert_same, assert_same_criterion, compilations, stacked
+from core_cases import (
+    ALL,
+    CODES,
+    N,
+    build,
+    close,
+    float64,  # noqa: F401
+    products,
+    random_theta,
+    rows_of,
+)
+
+from lmmjax.core import (
+    STATUS,
+    CrossProducts,
+    Design,
+    Estimate,
+    Estimates,
+    cross_products,
+    estimate,
+    estimate_many,
+    profile,
+    simulate,
+)
+
+B = 12
+BETA = np.array([1.0, -2.0, 0.5])
+SOME = ("scalar", "vector 2", "crossed", "crossed, sparse")
+some = pytest.mark.parametrize("name", SOME)
+by_both = pytest.mark.parametrize("reml", [True, False])
+
+
+def responses(design: Design, seed: int, n: int = B) -> np.ndarray:
+    """(n, rows) from the model: a quarter with large random effects, a quarter with small ones, half without any."""
+    theta, key = random_theta(design, seed), jax.random.key(seed)
+    shares = np.repeat([0.8, 0.25, 0.0], [n // 4, n // 4, n - 2 * (n // 4)])
+    draws = [simulate(design, s * theta, BETA, 1.0, key, 2, first=2 * i)[0] for i, s in enumerate(shares)]
+    return np.array(draws)
+
+
+@cache
+def case(name: str, weights: bool = True) -> tuple[Design, CrossProducts, np.ndarray]:
+    """A small design with weights and an offset, or neither; its cross-products and B responses."""
+    design = build(name, 7, weights, weights)
+    return design, products(name, design, keep_rows=True), responses(design, 3)
+
+
+@cache
+def batch(name: str, reml: bool) -> Estimates:
+    """All responses of a case at once."""
+    _, cp, Y = case(name)
+    return estimate_many(cp, Y, reml)
+
+
+@cache
+def loop(name: str, reml: bool) -> list[Estimate]:
+    """The same one by one."""
+    _, cp, Y = case(name)
+    return [estimate(cp.with_response(y), reml) for y in Y]
+
+
+def covariances(theta, cp: CrossProducts) -> np.ndarray:
+    """(…, entries) T Tᵀ of every term: what the criterion sees of θ."""
+    theta = np.asarray(theta)
+    parts = [np.zeros((*theta.shape[:-1], 0))]
+    for template, s in zip(cp.plan.templates, cp.plan.theta_slices(), strict=True):
+        t = np.tensordot(theta[..., s], template.basis, 1)
+        parts.append((t @ np.swapaxes(t, -1, -2)).reshape(*theta.shape[:-1], -1))
+    return np.concatenate(parts, -1)
+
+
+# ------------------------------------------------------------------------------------------- one design, many responses
+
+
+@by_both
+@pytest.mark.parametrize("name", ALL)
+def test_a_batch_is_a_loop(name, reml):
+    expected = loop(name, reml)
+    found = batch(name, reml)
+    assert_same_criterion(found.criterion, stacked(expected, "criterion"))
+    status = stacked(expected, "status")
+    same = found.status == status
+    assert np.all(same | (found.status == CONVERGED)), (found.status, status)  # a batch may do better than the loop
+    assert found.kept is None
+    assert {a.dtype for a in (found.theta, found.beta, found.sigma, found.criterion)} == {np.dtype("float64")}
+
+
+@by_both
+@pytest.mark.parametrize("name", ALL)
+def test_parameters_are_those_of_the_loop(name, reml):
+    """Where the criterion is not flat, by the loop's own Hessian."""
+    expected, found, cp = loop(name, reml), batch(name, reml), case(name)[1]
+    scaled = stacked(expected, "hessian") / (scale := stacked(expected, "scale"))[:, None] / scale[:, :, None]
+    flat = np.min(np.linalg.eigvalsh(scaled), axis=-1, initial=1.0) < 1e-3
+    assert flat.mean() <= 0.5
+    close(covariances(found.theta, cp)[~flat], covariances(stacked(expected, "theta"), cp)[~flat], 1e-5)
+    close(covariances(found.theta, cp), covariances(stacked(expected, "theta"), cp), 1e-3)
+    for part in ("beta", "sigma"):
+        close(getattr(found, part)[~flat], stacked(expected, part)[~flat], 1e-5)
+        close(getattr(found, part), stacked(expected, part), 1e-4)
+
+
+@by_both
+@pytest.mark.parametrize("name", [name for name in ALL if name != "no term"])
+def test_every_t_has_a_non_negative_diagonal(name, reml):
+    """The sign of a column of T means nothing, and one sign is chosen."""
+    found, plan = batch(name, reml), case(name)[1].plan
+    for template, s in zip(plan.templates, plan.theta_slices(), strict=True):
+        assert np.all(found.theta[:, s][:, template.start > 0] >= 0)
+
+
+@by_both
+def test_optima_lie_on_the_boundary_and_inside(reml):
+    """Otherwise the comparisons above would leave out one of the two."""
+    theta = batch("scalar", reml).theta[:, 0]
+    assert 2 <= np.sum(theta < 1e-6) <= B - 2
+    assert np.all((theta < 1e-6) | (theta > 1e-3))
+
+
+def test_without_weights_and_offset():
+    _, cp, Y = case("vector 2", weights=False)
+    expected = [estimate(cp.with_response(y)) for y in Y]
+    assert_same_criterion(estimate_many(cp, Y).criterion, stacked(expected, "criterion"))
+
+
+def test_an_orthonormal_basis_changes_nothing():
+    """It is what the formula layer works in: β comes back in the columns of X."""
+    design, cp, Y = case("crossed")
+    found = estimate_many(products("crossed", design, orthonormal=True, keep_rows=True), Y)
+    assert_same_criterion(found.criterion, batch("crossed", True).criterion)
+    close(found.beta, batch("crossed", True).beta, 1e-6)
+
+
+# ----------------------------------------------------------------------------------------- how the work is cut
+
+
+@some
+def test_chunks_do_not_matter(name):
+    _, cp, Y = case(name)
+    assert_same(estimate_many(cp, Y, memory=2**14), batch(name, True))
+
+
+@pytest.mark.parametrize("name", ["vector 2", "crossed"])
+def test_neighbours_do_not_matter(name):
+    """A response gets the same fit whatever else is in the batch, wherever it stands."""
+    _, cp, Y = case(name)
+    whole = batch(name, True)
+    for rows in ([4], [11, 0, 4], list(range(B))[::-1], [5] * 30):
+        assert_same(estimate_many(cp, Y[rows]), jax.tree.map(lambda a, rows=rows: a[rows], whole))
+
+
+def test_no_response_at_all():
+    _, cp, Y = case("scalar")
+    found = estimate_many(cp, Y[:0])
+    assert found.theta.shape == (0, 1)
+    assert found.beta.shape == (0, 3)
+    assert found.criterion.shape == found.status.shape == (0,)
+
+
+def test_a_memmap_is_an_array(tmp_path):
+    _, cp, Y = case("vector 2")
+    np.save(tmp_path / "y.npy", Y)
+    mapped = np.load(tmp_path / "y.npy", mmap_mode="r")
+    for memory in (2**14, 2**28):
+        assert_same(estimate_many(cp, mapped, memory=memory), batch("vector 2", True))
+
+
+def test_the_hook_sees_compilations():
+    with compilations() as seen:
+        jax.jit(lambda x: x + len(seen))(np.ones(3))
+    assert len(seen) == 1
+
+
+@some
+def test_nothing_is_compiled_twice(name):
+    """Neither for other responses nor for another design with blocks of the same sizes."""
+    _, cp, Y = case(name)
+    batch(name, True)
+    with compilations() as seen:
+        estimate_many(cp, Y[::-1])
+        if "sparse" not in name:  # where every example has another number of crossings
+            estimate_many(products(name, build(name, 8), keep_rows=True), Y)
+    assert seen == []
+
+
+# ------------------------------------------------------------------------------------------- what is kept
+
+
+def three_parts(e: Estimate) -> dict:
+    """A statistic with more than one part."""
+    return {"u": e.u, "ratio": e.beta[0] / e.sigma, "vcov": e.sigma**2 * e.unscaled_vcov}
+
+
+@pytest.mark.parametrize("name", ["no term", "vector 2", "crossed"])
+@by_both
+def test_keep_is_any_function_of_an_estimate(name, reml):
+    """What it gives belongs to the θ that is reported."""
+    _, cp, Y = case(name)
+    found = estimate_many(cp, Y, reml, keep=three_parts)
+    expected = [three_parts(profile(t, cp.with_response(y), reml)) for t, y in zip(found.theta, Y, strict=True)]
+    stack = jax.tree.map(lambda *parts: np.stack(parts), *expected)
+    assert jax.tree.structure(found.kept) == jax.tree.structure(stack)
+    jax.tree.map(lambda actual, wanted: close(actual, wanted, 1e-8), found.kept, stack)
+    assert_same(replace(found, kept=None), batch(name, reml))
+
+
+def test_what_keep_sees_is_a_whole_estimate():
+    _, cp, Y = case("vector 2")
+    found = estimate_many(cp, Y, keep=lambda e: e)
+    assert isinstance(found.kept, Estimate)
+    for part in ("theta", "beta", "sigma", "criterion", "status"):
+        np.testing.assert_array_equal(getattr(found.kept, part), getattr(found, part))
+    at = [profile(t, cp.with_response(y)) for t, y in zip(found.theta, Y, strict=True)]
+    for part in ("prss", "log_l", "log_rx", "deviance", "unscaled_vcov"):
+        close(getattr(found.kept, part), stacked(at, part), 1e-10)
+    close(found.kept.scale, stacked(loop("vector 2", True), "scale"), 1e-12)
+    assert np.max(np.abs(found.kept.gradient / found.kept.scale)) < 0.01
+
+
+# ------------------------------------------------------------------------------------------- missing rows
+
+
+def with_gaps(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """B responses of a case with NaN, (B, N), and which rows each has: four patterns, one without a whole level."""
+    design, _, Y = case(name)
+    codes = design.terms[0].codes if design.terms else CODES["g"]
+    present = np.ones((B, N), bool)
+    present[[1, 4, 8], :5] = False
+    present[2::4] &= np.arange(N) % 7 > 0
+    present[[3, 9]] &= codes != codes[0]
+    present[5, 17:23] = False
+    return np.where(present, Y, np.nan), present
+
+
+@by_both
+@pytest.mark.parametrize("name", ["no term", "vector 2", "crossed", "crossed, sparse"])
+def test_missing_rows_are_left_out(name, reml):
+    design, cp, complete = case(name)
+    Y, present = with_gaps(name)
+    found = estimate_many(cp, Y, reml, keep=lambda e: e.beta)
+    expected = [
+        estimate(cross_products(rows_of(design.replace(y=y), rows)).without_rows(), reml)
+        for y, rows in zip(complete, present, strict=True)
+    ]
+    assert_same_criterion(found.criterion, stacked(expected, "criterion"))
+    close(found.beta, stacked(expected, "beta"), 1e-4)
+    close(found.sigma, stacked(expected, "sigma"), 1e-4)
+    np.testing.assert_array_equal(found.kept, found.beta)
+    assert set(found.status) <= {CONVERGED, FIXED}
+
+
+def test_complete_responses_do_not_notice_gaps_in_others():
+    _, cp, Y = case("vector 2")
+    Y = Y.copy()
+    Y[[2, 6], 5] = np.nan
+    rest = np.delete(np.arange(B), [2, 6])
+    found, whole = estimate_many(cp, Y), batch("vector 2", True)
+    assert_same(*(jax.tree.map(lambda a: a[rest], e) for e in (found, whole)))
+
+
+# ------------------------------------------------------------------------------------------- failures
+
+
+def test_failures_keep_their_place_and_harm_nobody():
+    design, cp, Y = case("vector 2", weights=False)
+    whole = estimate_many(cp, Y)
+    bad = {
+        0: np.full(N, 5.0),
+        2: np.zeros(N),
+        5: np.full(N, np.nan),
+        6: np.where(np.arange(N) == 3, np.inf, Y[6]),
+        7: design.X @ BETA,
+        B - 1: np.where(np.arange(N) < 2, Y[-1], np.nan),  # fewer rows than columns of X
+    }
+    broken = Y.copy()
+    broken[list(bad)] = list(bad.values())
+    found = estimate_many(cp, broken)
+    assert CONVERGED not in found.status[list(bad)]
+    for i in (5, 6, B - 1):
+        assert STATUS[found.status[i]].startswith("failed")
+        assert not np.isfinite(found.criterion[i])
+    rest = np.setdiff1d(np.arange(B), list(bad))
+    assert_same(*(jax.tree.map(lambda a: a[rest], e) for e in (found, whole)))
