@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from .core.estimate import Estimate
+from .core.estimate import EXACT, Estimate
 from .core.optimize import CONVERGED, FIXED, STATUS
 from .errors import DataError
 from .formula import Schema
 
-EXACT, NEARLY_EXACT = 1e-18, 1e-10  # shares of a sum of squares: rounding, and what explains why a fit diverged
+NEARLY_EXACT = 1e-10  # share of a sum of squares that explains why a fit diverged
 
 
 def check_response(name: str, y: np.ndarray) -> None:

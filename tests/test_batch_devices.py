@@ -24,22 +24,24 @@ MODELS = {
     "Penicillin": ("diameter ~ 1 + (1|plate) + (1|sample)", 3),
 }
 ALL, ONE = tuple(MODELS), ("sleepstudy",)
+GAPS = "pulp"  # where one response has gaps, and one fails
 TOLERANCES = {"criterion": 1e-10, "beta": 1e-8, "sigma": 1e-8, "theta": 1e-5, "vcov": 1e-7}
 LIMIT = 300  # seconds for a process
 TESTS = Path(__file__).resolve().parent
 
 
 def work(names: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Responses and fits of some of the models; one response has gaps, and one fails."""
+    """Responses and fits of some of the models."""
     arrays = {"devices": np.array(len(jax.devices())), "local": np.array(len(jax.local_devices()))}
     for name in names:
         formula, n = MODELS[name]
         fit = lj.lmer(formula, lj.datasets.load(name))
         arrays[f"{name}.Y"] = Y = lj.simulate(fit, n, seed=3)
-        Y = np.array(Y)
-        Y[1, :2], Y[-1, 4] = np.nan, np.inf
+        if name == GAPS:
+            Y = np.array(Y)
+            Y[1, :2], Y[-1, 4] = np.nan, np.inf
         # Small chunks: several rounds over the devices for the longest batch, the last one incomplete.
-        batch = lj.refit_many(fit, Y, keep=_sum_of_squares, memory=2**21)
+        batch = lj.refit_many(fit, Y, keep=_sum_of_squares, memory=2**18)
         parts = {"theta": batch.theta, "beta": batch.beta, "sigma": batch.sigma, "criterion": batch.criterion}
         parts |= {"status": batch.status, "kept": batch.estimates.kept}
         if name == "sleepstudy":
@@ -125,7 +127,7 @@ def assert_same_fits(found: dict[str, np.ndarray], expected: dict[str, np.ndarra
     )
     np.testing.assert_array_equal(found["status"], expected["status"])
     good = expected["status"] == CONVERGED
-    assert good.sum() == len(good) - 1
+    assert good.sum() == len(good) - (name == GAPS)
     for key, tolerance in TOLERANCES.items():
         if key not in expected:
             continue

@@ -149,14 +149,14 @@ def test_a_contrast_by_the_name_of_a_column(sleep_batch):
 def test_failures_are_counted_and_left_out_of_the_adjustment(sleep):
     """A constant response is explained exactly, which `lmer` refuses; here it is a failure like any other."""
     fit, Y = sleep
-    Y = np.concatenate([Y, lj.simulate(fit, 2, seed=9) - 200])
+    Y = np.array(Y)
     Y[1], Y[4], Y[6] = 250.0, np.nan, 10 * fit.design.X[:, 1]
     found = lj.refit_many(fit, Y)
-    bad = np.isin(np.arange(10), [1, 4, 6])
+    bad = np.isin(np.arange(8), [1, 4, 6])
     assert found.n_failed == 3
     np.testing.assert_array_equal(found.status != CONVERGED, bad)
     table = found.test(np.array([0.0, 1.0]))
-    assert len(table) == 10
+    assert len(table) == 8
     assert table["p"][bad].isna().all()
     assert table["p_adjusted"][bad].isna().all()
     adjusted = stats.false_discovery_control(table["p"][~bad], method="bh")
@@ -261,10 +261,10 @@ def test_an_interrupted_batch_is_no_batch(null_draws):
 def test_a_replicate_of_a_seed_is_always_the_same(sleep, use_u):
     fit, _ = sleep
     many = lj.simulate(fit, 17, seed=4, use_u=use_u)
-    for n in (2, 3, 16):
+    for n in (3, 16):
         np.testing.assert_array_equal(lj.simulate(fit, n, seed=4, use_u=use_u), many[:n])
     close(lj.simulate(fit, 1, seed=4, use_u=use_u), many[:1], 1e-14)
-    assert not np.any(lj.simulate(fit, 2, seed=5, use_u=use_u) == many[:2])
+    assert not np.any(lj.simulate(fit, 3, seed=5, use_u=use_u) == many[:3])
 
 
 # -------------------------------------------------------------------------------------------------------- soybean
@@ -306,15 +306,9 @@ def test_null_distributions_of_soybean_are_those_of_lme4(null, alternative, name
     Y = lj.simulate(soybean(null), REPLICATES, seed=6)
     ours = deviances(soybean(null), Y) - deviances(soybean(alternative), Y)
     assert np.all(ours > -1e-6)
+    single = [lj.refit(soybean(alternative), y).deviance for y in Y[:2]]
+    assert_same_criterion(deviances(soybean(alternative), Y)[:2], np.array(single))
     ours, theirs = (np.where(lrt < 1e-5, 0, lrt) for lrt in (ours, theirs))
     assert stats.ks_2samp(ours, theirs).pvalue > 0.01
     zeros = [[np.sum(lrt == 0), np.sum(lrt > 0)] for lrt in (ours, theirs)]
     assert stats.fisher_exact(zeros).pvalue > 0.001
-
-
-@pytest.mark.slow
-def test_soybean_is_a_loop():
-    """The largest plan of these tests, against single fits of three responses."""
-    fit = soybean(PLOT + DISK)
-    Y = lj.simulate(fit, 3, seed=7)
-    assert_same_criterion(deviances(fit, Y), np.array([lj.refit(fit, y).deviance for y in Y]))

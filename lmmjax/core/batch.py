@@ -10,16 +10,16 @@ import numpy as np
 
 from . import crossed, spectral
 from .chunks import chunk_size, in_chunks, lanes, spread
-from .criterion import factorise
+from .criterion import factorise, residual_df
 from .crossprod import CrossProducts
-from .estimate import Estimate, at_minimum, evaluation, first_start, rectified, second_start, solve, uses_secants
+from .estimate import EXACT, Estimate, at_minimum, evaluation, first_start, rectified, second_start, solve, uses_secants
 from .lanes import run_lanes
 from .levels import merge_levels
-from .optimize import CONVERGED, RUNNING, SECANT_TOLERANCE, Minimum, begin, iterate, model_step
+from .optimize import CONVERGED, FAILED, RUNNING, SECANT_TOLERANCE, Minimum, begin, iterate, model_step
 from .start import column_scale, curvature_guess
 
 AGREED = 1e-10  # interpolated and exact criterion, relative
-LAST_STEP = 1e-9  # Newton decrement, relative to the criterion, below which one more step ends in rounding
+LAST_STEP = 1e-11  # Newton decrement, relative to the criterion, below which one more step ends in rounding
 
 
 @jax.tree_util.register_dataclass
@@ -146,6 +146,14 @@ def _width(cp: CrossProducts) -> int:
 
 
 def _solve_chunk(shared, batch, count, keep, width: int) -> Estimates:
+    """A device's fits of (y, theta); a response that the model explains exactly has failed, as in a single fit."""
+    (cp, _, _, reml), (y, _) = shared, batch
+    found = _solve_some(shared, batch, count, keep, width)
+    left = found.sigma**2 * residual_df(cp, reml)
+    return replace(found, status=jnp.where(left > EXACT * jnp.sum(y * y, -1), found.status, FAILED))
+
+
+def _solve_some(shared, batch, count, keep, width: int) -> Estimates:
     (cp, rows, shortcuts, reml), (y, theta) = shared, batch
     whole, merged = replace(cp, rows=rows), shortcuts.merged
     responses = jax.vmap(lambda v: whole.with_response(v).response)(y)

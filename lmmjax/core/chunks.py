@@ -41,7 +41,8 @@ def _power(number: int) -> int:
 def in_chunks(solve: Callable[[slice], Any], total: int, size: int, progress: bool) -> Any:
     """solve(rows) of all chunks, one after the other in one pytree of NumPy arrays; the same in every process."""
     mine = processes.share(total)
-    starts = tqdm(range(mine.start, mine.stop, size), disable=None if progress else True)
+    first = range(mine.start, max(mine.stop, mine.start + 1), size)  # of no problems at all, an empty chunk
+    starts = tqdm(first, disable=not progress)
     parts = [solve(slice(start, min(start + size, mine.stop))) for start in starts]
     return processes.gather(jax.tree.map(lambda *a: np.concatenate(a), *parts), total)
 
@@ -60,9 +61,11 @@ def spread(function: Callable, options: tuple, shared: Any, batch: Any, size: in
 
 
 def _padded(a, size: int):
-    """(size, …): the last row again and again."""
-    pad = jnp.pad if isinstance(a, jax.Array) else np.pad
-    return a if len(a) == size else pad(a, ((0, size - len(a)), *[(0, 0)] * (a.ndim - 1)), mode="edge")
+    """(size, …): the last row again and again, or zeros where there is none."""
+    if len(a) == size:
+        return a
+    pad, mode = (jnp.pad if isinstance(a, jax.Array) else np.pad), "edge" if len(a) else "constant"
+    return pad(a, ((0, size - len(a)), *[(0, 0)] * (a.ndim - 1)), mode=mode)
 
 
 @lru_cache(maxsize=64)

@@ -20,6 +20,7 @@ from .start import column_scale, curvature_guess, default_start, moment_start
 
 SINGULAR = 1e-4  # lme4's tolerance for a vanished standard deviation, relative to σ
 SECANT_REST = 300  # dense columns from which BFGS curvature is cheaper than exact Hessians
+EXACT = 1e-18  # share of a sum of squares that is rounding
 MANY_THETA = 30  # parameters from which L-BFGS goes first
 
 

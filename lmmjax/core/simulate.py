@@ -4,10 +4,13 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .design import Design
 from .effects import linear_predictor
 from .plan import term_slices
+
+FEWEST, NUMBERS = 64, 2**14  # replicates in a block, and the rows in one
 
 
 @partial(jax.jit, static_argnames="n")
@@ -17,7 +20,16 @@ def simulate(design: Design, theta, beta, sigma, key, n: int, b=None, first: int
     theta : (m,). beta : (p,). sigma : residual standard deviation. b : effects per term (ℓ, p_i) to condition on; drawn
     anew for each replicate when None.
     """
-    return jax.vmap(lambda i: _one(design, theta, beta, sigma, jax.random.fold_in(key, i), b))(first + jnp.arange(n))
+    # In blocks of one shape: the last bit of a sum depends on the shape that it is computed in.
+    block = max(FEWEST, 2 ** int(np.log2(max(1, NUMBERS // design.n))))
+
+    def some(start):
+        return jax.vmap(lambda i: _one(design, theta, beta, sigma, jax.random.fold_in(key, i), b))(
+            start + jnp.arange(block)
+        )
+
+    drawn = jax.lax.map(some, first + block * jnp.arange(-(-n // block)))
+    return drawn.reshape(-1, design.n)[:n]
 
 
 def _one(design: Design, theta, beta, sigma, key, b):
