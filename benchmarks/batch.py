@@ -21,7 +21,7 @@ import lmmjax as lj
 
 from . import lme4, rivals
 from .derivatives import like_psid
-from .harness import Row, fresh, peak_memory, row, seconds_of, skip, warm
+from .harness import Row, fresh, peak_memory, row, seconds_of, warm
 
 LIMIT = 30.0  # seconds for a rival's timed fits
 MEMORY = 2048  # MiB
@@ -156,13 +156,10 @@ def session(options: dict[str, Any], path: str) -> dict[str, Any]:
     calls: dict[str, Callable[[], Any]] = {work.what: lambda: _fits(null, model, Y)}
     if null is not None:
         calls["bootstrap_lrt"] = lambda: lj.bootstrap_lrt(null, model, n=len(Y), seed=1)
-    found: dict[str, Any] = {"before": before, "warm": {}, "cold": {}, "skipped": {}}
+    found: dict[str, Any] = {"before": before, "cold": {}, "warm": {}}
     for name, call in calls.items():
-        try:
-            found["cold"][name] = seconds_of(call)
-            found["warm"][name] = warm(call, _repeats(seconds_of(call)))
-        except AttributeError as missing:  # a part of the package that is not there yet
-            found["skipped"][name] = str(missing)
+        found["cold"][name] = seconds_of(call)
+        found["warm"][name] = warm(call, _repeats(seconds_of(call)))
     return {**found, "memory": peak_memory(), **_summary(work, null, model, Y)}
 
 
@@ -214,7 +211,6 @@ def _ours(case: str, work: Workload, found: dict[str, Any]) -> list[Row]:
         rows.append(row(case, "lmmjax", f"{name}, first call", [found["cold"][name]], unit="s", note="compiles"))
         note = found["note"] if name == work.what else "draws the responses too"
         rows.append(row(case, "lmmjax", name, values, unit="s", target=target, note=note))
-    rows += [skip(case, "lmmjax", f"{name}: {reason}") for name, reason in found["skipped"].items()]
     return [*rows, _memory(case, found)]
 
 
@@ -280,8 +276,6 @@ def screen_session() -> dict[str, Any]:
     fit = lj.lmer(DISKS[0], data, reml=False)
     columns = [name for name in fit.fixef.index if name.startswith("ID")]
     before = peak_memory()
-    if not hasattr(lj, "drop_one"):
-        return {"skipped": "drop_one is not there yet"}
 
     def call() -> pd.DataFrame:
         return lj.drop_one(fit, columns=columns)
@@ -294,14 +288,11 @@ def screen_session() -> dict[str, Any]:
 
 def _screen(folder: Path) -> list[Row]:
     found, case = _in_new_process("screen_session"), f"{SCREEN}, 40 fits"
-    if "skipped" in found:
-        rows = [skip(case, "lmmjax", found["skipped"])]
-    else:
-        rows = [
-            row(case, "lmmjax", "drop_one, first call", [found["cold"]], unit="s", note="compiles"),
-            row(case, "lmmjax", "drop_one", found["warm"], unit="s", target=0.5, note=found["note"]),
-            _memory(case, found),
-        ]
+    rows = [
+        row(case, "lmmjax", "drop_one, first call", [found["cold"]], unit="s", note="compiles"),
+        row(case, "lmmjax", "drop_one", found["warm"], unit="s", target=0.5, note=found["note"]),
+        _memory(case, found),
+    ]
     data, csv = lj.datasets.load("soybean_sim"), folder / "screen.csv"
     dummies = pd.get_dummies(data["ID"], dtype=float)[list(data["ID"].cat.categories[1:])]
     data.drop(columns="ID").assign(days2=data["days"] ** 2).join(dummies).to_csv(csv, index=False)

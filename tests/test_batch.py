@@ -162,9 +162,7 @@ def test_location_and_scale_of_the_responses(name, shift, scale):
     expected = whole.criterion + 2 * (N - design.p) * np.log(scale)
     assert_same_criterion(found.criterion, expected)
     close(found.sigma / scale, whole.sigma, 1e-4)
-    close(
-        found.beta / scale, whole.beta + np.array([shift, 0, 0]) / scale, 1e-4
-    )  # in the columns of X, not of its basis
+    close(found.beta / scale, whole.beta + np.array([shift, 0, 0]) / scale, 1e-4)
     np.testing.assert_array_equal(found.status, whole.status)
 
 
