@@ -38,6 +38,8 @@ from lmmjax.core import (
 
 B = 12
 BETA = np.array([1.0, -2.0, 0.5])
+# Every elimination plan once: a batch compiles for seconds.
+PLANS = tuple(n for n in ALL if n not in ("vector 3", "diagonal", "crossed vectors, sparse", "long mix, sparse"))
 SOME = ("scalar", "vector 2", "crossed", "crossed, sparse")
 some = pytest.mark.parametrize("name", SOME)
 by_both = pytest.mark.parametrize("reml", [True, False])
@@ -86,7 +88,7 @@ def covariances(theta, cp: CrossProducts) -> np.ndarray:
 
 
 @by_both
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", PLANS)
 def test_a_batch_is_a_loop(name, reml):
     expected = loop(name, reml)
     found = batch(name, reml)
@@ -99,7 +101,7 @@ def test_a_batch_is_a_loop(name, reml):
 
 
 @by_both
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", PLANS)
 def test_parameters_are_those_of_the_loop(name, reml):
     """Where the criterion is not flat, by the loop's own Hessian."""
     expected, found, cp = loop(name, reml), batch(name, reml), case(name)[1]
@@ -114,7 +116,7 @@ def test_parameters_are_those_of_the_loop(name, reml):
 
 
 @by_both
-@pytest.mark.parametrize("name", [name for name in ALL if name != "no term"])
+@pytest.mark.parametrize("name", [name for name in PLANS if name != "no term"])
 def test_every_t_has_a_non_negative_diagonal(name, reml):
     """The sign of a column of T means nothing, and one sign is chosen."""
     found, plan = batch(name, reml), case(name)[1].plan
@@ -144,14 +146,16 @@ def test_random_effects_of_all_sizes(name, reml):
     theta, key = np.abs(random_theta(design, 5)), jax.random.key(5)
     sizes = [[10.0**e] * len(theta) for e in (-3, -2, -1, 1, 2)]
     sizes += [10.0 ** np.where(np.arange(len(theta)) == i, 2, -2) for i in range(len(theta))]
-    Y = np.concatenate([simulate(design, size * theta, BETA, 1.0, key, 1, first=i) for i, size in enumerate(sizes)])
+    sizes = (sizes * 3)[:B]  # the number of responses that is compiled already
+    draws = [simulate(design, size * theta, BETA, 1.0, key, 1, first=i) for i, size in enumerate(sizes)]
+    Y = np.concatenate(draws)
     expected = stacked([estimate(cp.with_response(y), reml) for y in Y], "criterion")
     found = estimate_many(cp, Y, reml)
     assert_same_criterion(found.criterion, expected)
     assert np.all(found.status == CONVERGED)
 
 
-@pytest.mark.parametrize("name", ["scalar", "vector 2", "crossed"])
+@pytest.mark.parametrize("name", ["scalar", "crossed"])
 @pytest.mark.parametrize(("shift", "scale"), [(0, 1e-6), (0, 1e6), (1e6, 1)])
 def test_location_and_scale_of_the_responses(name, shift, scale):
     """In an orthonormal basis of X, as the formula layer has it, a large mean costs no digits."""
@@ -172,8 +176,8 @@ def test_never_above_a_grid(name, reml):
     """The criterion of one variance can have two minima; which is the lower one depends on the response."""
     design, cp, _ = case(name)
     rng = np.random.default_rng(11)
-    heavy = rng.standard_t(1.5, size=(200, N)) / np.sqrt(design.weights)
-    levels = rng.normal(size=(200, design.terms[0].n_levels)) * rng.choice([0, 0.5, 3], size=(200, 1))
+    heavy = rng.standard_t(1.5, size=(240, N)) / np.sqrt(design.weights)
+    levels = rng.normal(size=(240, design.terms[0].n_levels)) * rng.choice([0, 0.5, 3], size=(240, 1))
     Y = design.X @ BETA + design.offset + heavy + levels[:, design.terms[0].codes]
     line = np.concatenate([[0], np.geomspace(0.01, 30, 60 if name == "scalar" else 14)])
     grid = np.stack(np.meshgrid(*[line] * design.n_theta), -1).reshape(-1, design.n_theta)
@@ -182,9 +186,10 @@ def test_never_above_a_grid(name, reml):
         return jax.vmap(lambda theta: criterion(theta, cp.with_response(y), reml))(grid).min()
 
     bound = np.asarray(jax.lax.map(least, Y, batch_size=20))
-    found = estimate_many(cp, Y, reml)
-    assert np.all(found.criterion <= bound + 1e-8 * np.maximum(1, np.abs(bound)))
-    assert np.all(found.status == CONVERGED)
+    parts = [estimate_many(cp, Y[i : i + B], reml) for i in range(0, len(Y), B)]
+    found = np.concatenate([part.criterion for part in parts])
+    assert np.all(found <= bound + 1e-8 * np.maximum(1, np.abs(bound)))
+    assert np.all(np.concatenate([part.status for part in parts]) == CONVERGED)
 
 
 # ----------------------------------------------------------------------------------------- how the work is cut

@@ -64,7 +64,8 @@ def _padded(a, size: int):
     """(size, …): the last row again and again, or zeros where there is none."""
     if len(a) == size:
         return a
-    pad, mode = (jnp.pad if isinstance(a, jax.Array) else np.pad), "edge" if len(a) else "constant"
+    pad: Any = jnp.pad if isinstance(a, jax.Array) else np.pad
+    mode = "edge" if len(a) else "constant"
     return pad(a, ((0, size - len(a)), *[(0, 0)] * (a.ndim - 1)), mode=mode)
 
 
