@@ -262,9 +262,8 @@ def test_an_interrupted_batch_is_no_batch(null_draws):
 def test_a_replicate_of_a_seed_is_always_the_same(sleep, use_u):
     fit, _ = sleep
     many = lj.simulate(fit, 17, seed=4, use_u=use_u)
-    for n in (3, 16):
+    for n in (1, 3):
         np.testing.assert_array_equal(lj.simulate(fit, n, seed=4, use_u=use_u), many[:n])
-    close(lj.simulate(fit, 1, seed=4, use_u=use_u), many[:1], 1e-14)
     assert not np.any(lj.simulate(fit, 3, seed=5, use_u=use_u) == many[:3])
 
 
