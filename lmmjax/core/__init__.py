@@ -3,12 +3,10 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from .batch import Estimates, estimate_many
 from .covariance import Template
 from .criterion import Profiled, criterion, deviance, expansion, profile
 from .crossprod import CrossProducts, cross_products
 from .design import Design, RandomTerm
-from .designs import estimate_designs
 from .effects import conditional_variances, linear_predictor
 from .estimate import Estimate, estimate
 from .information import theta_sigma_hessian
@@ -49,7 +47,19 @@ __all__ = [
     "theta_sigma_hessian",
 ]
 
+# Loaded when first asked for: scipy.sparse and the batches cost a new process more time than a fit that was kept.
+_HOME = {
+    **dict.fromkeys(("Estimates", "estimate_many"), "batch"),
+    "estimate_designs": "designs",
+    **dict.fromkeys(
+        ("cholesky_blocks", "indicator", "khatri_rao", "random_matrix", "relative_factor", "term_matrix"), "matrices"
+    ),
+}
+
 if TYPE_CHECKING:
+    from .batch import Estimates as Estimates
+    from .batch import estimate_many as estimate_many
+    from .designs import estimate_designs as estimate_designs
     from .matrices import cholesky_blocks as cholesky_blocks
     from .matrices import indicator as indicator
     from .matrices import khatri_rao as khatri_rao
@@ -59,7 +69,6 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """The matrices for reading need scipy.sparse, which is loaded when they are first asked for."""
-    if name not in __all__:
+    if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(".matrices", __name__), name)
+    return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)

@@ -15,7 +15,6 @@ from jax.ops import segment_sum
 
 from .crossprod import CrossProducts, segment_outer
 from .linalg import matmul, posterior
-from .namespace import namespace
 from .plan import Factor, Plan
 
 
@@ -63,15 +62,14 @@ class _Passed:
 
 def template_blocks(theta, plan: Plan, factors: tuple[Factor, ...]):
     """Per factor the (P, P) block-diagonal of its terms' T(θ)."""
-    xp = namespace(theta)
     parts = [t(theta[s]) for t, s in zip(plan.templates, plan.theta_slices(), strict=True)]
 
     def block_diagonal(factor: Factor):
         start, rows = 0, []
         for t in (parts[i] for i in factor.terms):
-            rows.append(xp.pad(t, ((0, 0), (start, factor.p - start - t.shape[0]))))
+            rows.append(jnp.pad(t, ((0, 0), (start, factor.p - start - t.shape[0]))))
             start += t.shape[0]
-        return xp.concatenate(rows) if len(rows) > 1 else rows[0]
+        return jnp.concatenate(rows) if len(rows) > 1 else rows[0]
 
     return [block_diagonal(f) for f in factors]
 
@@ -186,14 +184,14 @@ def back_substitute(theta, cp: CrossProducts, eliminated: Eliminated, rest_x):
     rest_x : (q_R + p,) the spherical effects of the rest and the coefficients of X in its basis. Returns per factor,
     chain then rest, b and u (ℓ, P), with r = Zᵀ(y − Xβ − Z_other b): b = W r and u = Tᵀ(r − G b).
     """
-    xp, plan, k = namespace((theta, cp, eliminated)), cp.plan, len(cp.plan.chain)
+    plan, k = cp.plan, len(cp.plan.chain)
     rest, start = [], 0
     for factor, t in zip(plan.rest, template_blocks(theta, plan, plan.rest), strict=True):
         u = rest_x[start : start + factor.q].reshape(factor.n_levels, factor.p)
         rest.append((u @ t.T, u))
         start += factor.q
-    b_rest = xp.concatenate([b.reshape(-1) for b, _ in rest]) if rest else rest_x[:0]
-    known = rest_x[start:] if plan.crossings else xp.concatenate([b_rest, rest_x[start:]])
+    b_rest = jnp.concatenate([b.reshape(-1) for b, _ in rest]) if rest else rest_x[:0]
+    known = rest_x[start:] if plan.crossings else jnp.concatenate([b_rest, rest_x[start:]])
     chain: list = []
     for s in reversed(range(k)):
         own, t = eliminated.solved[s], template_blocks(theta, plan, plan.chain[s : s + 1])[0]

@@ -14,7 +14,7 @@ from . import processes
 from .compile import jit
 
 LARGEST = 2**16  # problems in a chunk
-LANES = 128  # at most, on a CPU
+LANES = 64  # at most, on a CPU
 LANE_NUMBERS = 2**17  # that a step of all lanes may work on, on a CPU
 LARGE_REST = 24  # dense columns from which a CPU solves problems one by one
 LANES_ON_ACCELERATOR, NUMBERS_ON_ACCELERATOR = 2**14, 2**27

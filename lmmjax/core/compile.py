@@ -1,4 +1,4 @@
-"""`jit` for functions of CrossProducts: what enters a compiled shape, and how hard XLA tries."""
+"""`jit` for functions of CrossProducts: what enters a compiled shape, how hard XLA tries, and what is kept on disk."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -7,6 +7,8 @@ import jax
 import numpy as np
 
 from .crossprod import CrossProducts
+from .executables import CONFIG, folder, keepable, load_or_compile
+from .namespace import is_concrete
 
 # XLA's own optimisation levels, by the numbers in the arguments. On a CPU most of a first fit is compilation: the older
 # emitters compile in half the time to code of the same speed, and level 0 halves it again where arrays are small.
@@ -18,18 +20,26 @@ QUICKEST = {**QUICK, "xla_backend_optimization_level": 0}
 def jit(function: Callable) -> Callable:
     """`jax.jit`, with rows left outside, so that no compiled shape depends on n, and compile time kept in mind."""
     plain, quick, quickest = (jax.jit(function, compiler_options=o) for o in (None, QUICK, QUICKEST))
-    options_known = True
+    options_known, keeps = True, keepable(function)
+    compiled: dict = {}
 
     @wraps(function)
     def call(*args, **kwargs):
         nonlocal options_known
         args, kwargs = tuple(map(_bare, args)), {k: _bare(v) for k, v in kwargs.items()}
-        leaves = jax.tree.leaves((args, kwargs))
+        leaves, tree = jax.tree.flatten((args, kwargs))
         traced = any(isinstance(a, jax.core.Tracer) for a in leaves)  # options belong to the outermost jit
         if traced or not options_known or jax.default_backend() != "cpu":
             return plain(*args, **kwargs)
+        chosen, options = (quickest, QUICKEST) if sum(map(np.size, leaves)) < SMALL else (quick, QUICK)
         try:
-            return (quickest if sum(map(np.size, leaves)) < SMALL else quick)(*args, **kwargs)
+            if not keeps or folder() is None or not is_concrete(leaves):
+                return chosen(*args, **kwargs)
+            shapes = tree, tuple((np.shape(a), getattr(a, "dtype", type(a))) for a in leaves)
+            key = chosen, shapes, CONFIG.jax_enable_x64
+            if key not in compiled:
+                compiled[key] = load_or_compile(chosen, function, options, shapes, args, kwargs)
+            return compiled[key](*args, **kwargs)
         except jax.errors.JaxRuntimeError as error:
             if "compile option" not in str(error):
                 raise

@@ -15,8 +15,7 @@ import numpy as np
 from .blocks import Eliminated, back_substitute, eliminate
 from .compile import jit
 from .crossprod import CrossProducts
-from .linalg import inverse_factor, log_diagonal, weighted_gram
-from .namespace import namespace
+from .linalg import inverse_factor, log_diagonal, solve_upper, weighted_gram
 from .onefactor import one_factor_slopes
 from .plan import Plan
 
@@ -29,9 +28,8 @@ def pieces(theta, cp: CrossProducts):
 
 def _pieces(log_det, log_diagonal, cp: CrossProducts):
     q, logs = cp.plan.q_rest, 2 * log_diagonal
-    xp = namespace((log_det, log_diagonal, cp))
-    log_basis = 2 * xp.sum(xp.log(abs(xp.diagonal(cp.basis))))
-    return log_det + xp.sum(logs[:q]), xp.sum(logs[q:-1]) + log_basis, logs[-1]
+    log_basis = 2 * jnp.sum(jnp.log(abs(jnp.diagonal(cp.basis))))
+    return log_det + jnp.sum(logs[:q]), jnp.sum(logs[q:-1]) + log_basis, logs[-1]
 
 
 def residual_df(cp: CrossProducts, reml: bool):
@@ -58,7 +56,7 @@ def _criterion(parts, cp: CrossProducts, reml: bool):
     log_l, log_rx, log_prss = parts
     nu = residual_df(cp, reml)
     dets = log_l + reml * log_rx
-    return dets - cp.log_weights + nu * (1 + namespace(nu).log(2 * np.pi / nu) + log_prss)
+    return dets - cp.log_weights + nu * (1 + jnp.log(2 * np.pi / nu) + log_prss)
 
 
 def expansion(theta, cp: CrossProducts, reml: bool = True):
@@ -155,17 +153,17 @@ def profile(theta, cp: CrossProducts, reml: bool = True) -> Profiled:
 
 
 def solution(theta, cp: CrossProducts, reml: bool, eliminated: Eliminated, inverse) -> Profiled:
-    """Reads `Profiled` off L̃⁻¹, whose last row is (−u, −β, 1)/r; NumPy in, NumPy out."""
-    xp, q = namespace((theta, cp, eliminated, inverse)), cp.plan.q_rest
-    parts = _pieces(eliminated.log_det, -xp.log(xp.diagonal(inverse)), cp)
-    prss = xp.exp(parts[2])
+    """Reads `Profiled` off L̃⁻¹, whose last row is (−u, −β, 1)/r."""
+    q = cp.plan.q_rest
+    parts = _pieces(eliminated.log_det, -jnp.log(jnp.diagonal(inverse)), cp)
+    prss = jnp.exp(parts[2])
     solved = -inverse[-1, :-1] / inverse[-1, -1]
     effects = back_substitute(theta, cp, eliminated, solved)
-    half = xp.linalg.solve(cp.basis, inverse[q:-1, q:-1].T)  # R⁻¹: from the basis of X to X
+    half = solve_upper(cp.basis, inverse[q:-1, q:-1].T)  # R⁻¹: from the basis of X to X
     return Profiled(
         criterion=_criterion(parts, cp, reml),
-        beta=xp.linalg.solve(cp.basis, solved[q:] + cp.response.shift),
-        sigma=xp.sqrt(prss / residual_df(cp, reml)),
+        beta=solve_upper(cp.basis, (solved[q:] + cp.response.shift)[:, None])[:, 0],
+        sigma=jnp.sqrt(prss / residual_df(cp, reml)),
         prss=prss,
         u=by_term([u for _, u in effects], cp.plan),
         b=by_term([b for b, _ in effects], cp.plan),

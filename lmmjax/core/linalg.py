@@ -3,11 +3,13 @@
 Batched LAPACK calls on tiny blocks dominate compile and run time on a CPU, so blocks up to UNROLL are written out.
 """
 
+from itertools import combinations
+
 import jax
 import jax.numpy as jnp
-from jax.scipy.linalg import solve_triangular
 
 UNROLL = 4
+SWEEPS = (0, 0, 1, 4, 5)  # of Jacobi's method, by the size of the matrix: to rounding in double precision
 HALVE = 320  # rows from which triangular products are split
 
 
@@ -36,12 +38,53 @@ def solve_lower(factor, b):
     """L⁻¹b for lower-triangular L (…, P, P) and b (…, P, c)."""
     p = factor.shape[-1]
     if p > UNROLL:
-        return solve_triangular(factor, b, lower=True)
+        return jax.lax.linalg.triangular_solve(factor, b, left_side=True, lower=True)
     rows: list = []
     for i in range(p):
         known = sum(factor[..., i, m, None] * rows[m] for m in range(i))
         rows.append((b[..., i, :] - known) / factor[..., i, i, None])
-    return jnp.stack(rows, -2)
+    return jnp.stack(rows, -2) if rows else b
+
+
+def solve_upper(factor, b):
+    """R⁻¹b for upper-triangular R (…, P, P) and b (…, P, c)."""
+    return solve_lower(factor[..., ::-1, ::-1], b[..., ::-1, :])[..., ::-1, :]
+
+
+def eigh(a):
+    """Eigenvalues (p,), in no order, and eigenvectors (p, p), as columns, of a symmetric matrix of which the upper
+    triangle is read; cyclic Jacobi up to UNROLL (Golub & Van Loan 2013, §8.5)."""
+    p = a.shape[-1]
+    if p > UNROLL:
+        vectors, values = jax.lax.linalg.eigh(a, lower=False, symmetrize_input=False)
+        return values, vectors
+    upper = {(i, j): a[i, j] for i in range(p) for j in range(i, p)}
+    zero, one = jnp.zeros_like(a[0, 0]), jnp.ones_like(a[0, 0])
+    columns = [[one if i == j else zero for i in range(p)] for j in range(p)]
+    state = jax.lax.fori_loop(0, SWEEPS[p], lambda _, s: _jacobi_sweep(*s), (upper, columns))
+    upper, columns = state
+    return jnp.stack([upper[i, i] for i in range(p)]), jnp.stack([jnp.stack(c) for c in columns], -1)
+
+
+def _jacobi_sweep(upper: dict, columns: list):
+    """One rotation per pair (i, j), each of which makes upper[i, j] zero."""
+    p, upper, columns = len(columns), dict(upper), list(columns)
+    for i, j in combinations(range(p), 2):
+        off = upper[i, j]
+        ratio = (upper[j, j] - upper[i, i]) / jnp.where(off == 0, 1, 2 * off)
+        tangent = jnp.where(ratio < 0, -1, 1) / (abs(ratio) + jnp.sqrt(1 + ratio**2))
+        tangent = jnp.where(off == 0, 0, tangent)
+        cosine = 1 / jnp.sqrt(1 + tangent**2)
+        sine = tangent * cosine
+        upper[i, i], upper[j, j] = upper[i, i] - tangent * off, upper[j, j] + tangent * off
+        upper[i, j] = jnp.zeros_like(off)
+        for k in set(range(p)) - {i, j}:
+            ki, kj = (min(i, k), max(i, k)), (min(j, k), max(j, k))
+            upper[ki], upper[kj] = cosine * upper[ki] - sine * upper[kj], sine * upper[ki] + cosine * upper[kj]
+        pairs = list(zip(columns[i], columns[j], strict=True))
+        columns[i] = [cosine * x - sine * y for x, y in pairs]
+        columns[j] = [sine * x + cosine * y for x, y in pairs]
+    return upper, columns
 
 
 @jax.custom_jvp

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .linalg import eigh
+
 CONVERGED, STALLED, LIMIT, DIVERGED, FAILED, FIXED = range(6)
 STATUS = (
     "converged",
@@ -140,13 +142,13 @@ def model_step(gradient, hessian, radius):
     Negative curvature is followed by its modulus; where the gradient has nothing to say, half a radius along it.
     """
     eps, tiny = _epsilon(hessian), 1e-30
-    vectors, values = jax.lax.linalg.eigh(jnp.where(jnp.isfinite(hessian), hessian, 0), symmetrize_input=False)
-    g = vectors.T @ gradient
+    values, vectors = eigh(jnp.where(jnp.isfinite(hessian), hessian, 0))
+    g, lowest = vectors.T @ gradient, jnp.argmin(values)
     largest = jnp.max(abs(values))
     modulus = jnp.maximum(abs(values), 1e-8 * largest + tiny)
     decrement = 0.5 * jnp.sum(g**2 / modulus)
-    saddle = values[0] < -(eps**0.5) * (1 + largest)
-    kick = jnp.where(saddle & (np.arange(g.shape[0]) == 0), 0.5 * radius * jnp.where(g[0] > 0, -1, 1), 0)
+    saddle = values[lowest] < -(eps**0.5) * (1 + largest)
+    kick = jnp.where(saddle & (np.arange(g.shape[0]) == lowest), 0.5 * radius * jnp.where(g > 0, -1, 1), 0)
     step = -g / modulus
     step = jnp.where(_norm(step) < 1e-3 * radius, step + kick, step)
     step = step * jnp.minimum(1, radius / jnp.maximum(_norm(step), tiny))
