@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .core.estimate import SINGULAR
 from .core.optimize import CONVERGED, FIXED, STATUS
+from .core.rectify import SINGULAR
 
 
 @dataclass(frozen=True)

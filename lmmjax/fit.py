@@ -79,8 +79,7 @@ class Fit:
     def templates(self) -> list[np.ndarray]:
         """Tᵢ(θ̂) of each term, (pᵢ, pᵢ)."""
         slices = self.cross_products.plan.theta_slices()
-        bases = [t.template.basis for t in self.design.terms]
-        return [np.tensordot(self.theta[s], basis, 1) for s, basis in zip(slices, bases, strict=True)]
+        return [t.template(self.theta[s]) for t, s in zip(self.design.terms, slices, strict=True)]
 
     @property
     def term_names(self) -> list[str]:
@@ -154,12 +153,11 @@ class Fit:
     def certificate_of_boundary(self) -> tuple[str, ...]:
         """The combinations of random-effects columns that have no variance."""
         found: list[str] = []
-        slices = self.cross_products.plan.theta_slices()
-        for term, t, s, columns, group in zip(
-            self.design.terms, self.templates, slices, self._columns, self.term_names, strict=True
+        for term, t, columns, group in zip(
+            self.design.terms, self.templates, self._columns, self.term_names, strict=True
         ):
-            rows, cols = term.template.indices
-            found += vanished_directions(t, self.estimate.scale[s][rows == cols], columns, group)
+            rms = np.sqrt(np.mean(term.x**2, 0))
+            found += vanished_directions(t, np.where(rms > 0, rms, 1), columns, group)
         return tuple(found)
 
     @property
@@ -294,6 +292,8 @@ def lmer(
     subset: Any = None,
     na_action: str = "omit",
     theta: Any = None,
+    relmat: Any = None,
+    covariance: Any = None,
 ) -> Fit:
     """Fits a linear mixed model.
 
@@ -302,11 +302,15 @@ def lmer(
     weights : prior weights, which divide a row's residual variance. offset : added to the linear predictor; both as
     arrays or column names. contrasts : "sum", "helmert", … or a dict by column. subset : booleans or a condition.
     na_action : "omit" rows with missing values (counted in the summary) or "raise". theta : (m,) fixes the relative
-    covariance parameters.
+    covariance parameters. relmat : known covariances between levels (kinship, distance) by grouping factor,
+    {"animal": A}: a DataFrame labelled by the levels, or an array in their order. covariance : by grouping factor what
+    the covariance between a term's columns is: "full", "diagonal", "compound_symmetry", "ar1", a `core.Template`, or a
+    function from the number of columns to one.
     Raises FormulaError and DataError, naming the culprit; warns with ConvergenceWarning.
     """
     options = {"weights": weights, "offset": offset, "contrasts": contrasts, "subset": subset, "na_action": na_action}
-    schema, design = build(formula, data, env=EvalEnvironment.capture(1), **options)
+    related = {"relmat": relmat, "covariance": covariance}
+    schema, design = build(formula, data, env=EvalEnvironment.capture(1), **options, **related)
     if not design.terms:
         raise FormulaError(f"{formula!r} has no random-effects term: add one such as (1 | g), or use lm()")
     return fit_design(schema, design, reml, theta)

@@ -104,7 +104,7 @@ def build(name: str, seed: int, weights: bool = True, offset: bool = True) -> De
         p, kind = int(columns[0]), "diagonal" if columns.endswith("d") else "full"
         x = np.column_stack([np.ones(N), rng.normal(size=(N, p - 1))])
         codes = relabel[factor][CODES[factor]][order]
-        terms.append(RandomTerm(x, codes, LEVELS[factor], Template(p, kind)))
+        terms.append(RandomTerm(x, codes, LEVELS[factor], getattr(Template, kind)(p)))
     X = np.column_stack([np.ones(N), rng.normal(size=(N, 2))])
     y = 1 + X @ rng.normal(size=3) + rng.normal(size=N)
     for term in terms:
@@ -150,7 +150,7 @@ def singular_theta(design: Design, seed: int) -> np.ndarray:
     """Random θ with the last column of every T zero: a boundary point of every term."""
     theta, at = random_theta(design, seed), 0
     for term in design.terms:
-        columns = term.template.indices[1]
+        columns = term.template.fn.indices[1]
         theta[at : at + len(columns)][columns == term.p - 1] = 0
         at += len(columns)
     return theta

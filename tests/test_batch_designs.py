@@ -26,12 +26,12 @@ def small_design(kind: str, seed: int, n: int, levels: int) -> Design:
     x = np.column_stack([np.ones(n), rng.normal(size=n)])
     one, few = x[:, :1], levels // 2
     terms = {
-        "scalar": (RandomTerm(one, a, levels, Template(1)),),
-        "vector": (RandomTerm(x, a, levels, Template(2)),),
-        "nested": (RandomTerm(one, a, levels, Template(1)), RandomTerm(one, a % few, few, Template(1))),
+        "scalar": (RandomTerm(one, a, levels, Template.full(1)),),
+        "vector": (RandomTerm(x, a, levels, Template.full(2)),),
+        "nested": (RandomTerm(one, a, levels, Template.full(1)), RandomTerm(one, a % few, few, Template.full(1))),
         "crossed": (
-            RandomTerm(one, a, levels, Template(1)),
-            RandomTerm(one, np.concatenate([np.arange(3), rng.integers(0, 3, n - 3)]), 3, Template(1)),
+            RandomTerm(one, a, levels, Template.full(1)),
+            RandomTerm(one, np.concatenate([np.arange(3), rng.integers(0, 3, n - 3)]), 3, Template.full(1)),
         ),
     }[kind]
     X = np.column_stack([x, rng.normal(size=n)])

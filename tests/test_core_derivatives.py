@@ -99,7 +99,7 @@ def test_criterion_is_even_in_each_column_of_each_template(name):
     design, cp, (theta, *_) = example(name)
     at = 0
     for term in design.terms:
-        columns = term.template.indices[1]
+        columns = term.template.fn.indices[1]
         for column in range(term.p):
             flipped = theta.copy()
             flipped[at : at + len(columns)][columns == column] *= -1

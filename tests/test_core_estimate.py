@@ -80,7 +80,7 @@ def test_certificate(name, seed):
     assert curvature[0] > -1e-6 * (1 + curvature[-1])
     at = 0
     for template in cp.plan.templates:
-        diagonal = np.equal(*template.indices)
+        diagonal = np.equal(*template.fn.indices)
         assert np.all(fit.theta[at : at + template.n_theta][diagonal] >= 0)
         at += template.n_theta
 
@@ -127,7 +127,7 @@ def one_way(f: float, seed: int = 0) -> Design:
     between -= between.mean()
     between *= np.sqrt(f * (LEVELS - 1) / PER_LEVEL / np.sum(between**2))
     one = np.ones((len(g), 1))
-    return Design(one, 10 + between[g] + within.ravel(), (RandomTerm(one, g, LEVELS, Template(1)),))
+    return Design(one, 10 + between[g] + within.ravel(), (RandomTerm(one, g, LEVELS, Template.full(1)),))
 
 
 @pytest.mark.parametrize("reml", [True, False])

@@ -17,9 +17,9 @@ ROOMS = """
     errors precision cache
     core.namespace core.linalg core.covariance core.residual core.design core.plan core.matrices core.crossprod
     core.executables core.compile core.blocks core.onefactor core.criterion core.optimize core.lbfgs core.start
-    core.estimate
+    core.information core.rectify core.implicit core.penalised core.estimate
     core.lanes core.levels core.spectral core.crossed core.processes core.chunks core.batch
-    core.designs core.effects core.information core.simulate core.gibbs core
+    core.designs core.effects core.simulate core.gibbs core
     formula datasets tables certificate guard inference.df predict fit refitting inference diagnostics bayes study plots
 """.split()
 FOLDERS = {"formula", "datasets", "inference", "diagnostics", "bayes"}

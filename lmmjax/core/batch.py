@@ -12,10 +12,11 @@ from . import crossed, spectral
 from .chunks import chunk_size, in_chunks, lanes, spread
 from .criterion import factorise, residual_df
 from .crossprod import CrossProducts
-from .estimate import EXACT, Estimate, at_minimum, evaluation, first_start, rectified, second_start, solve, uses_secants
+from .estimate import EXACT, Estimate, at_minimum, evaluation, first_start, second_start, solve, uses_secants
 from .lanes import run_lanes
 from .levels import merge_levels
 from .optimize import CONVERGED, FAILED, RUNNING, SECANT_TOLERANCE, Minimum, begin, iterate, model_step
+from .rectify import rectified
 from .start import column_scale, curvature_guess
 
 AGREED = 1e-10  # interpolated and exact criterion, relative
@@ -210,7 +211,7 @@ def _on_surface(reduced, surface, cp: CrossProducts, scale, count) -> Minimum:
 
     def step(state, y):
         return iterate(
-            state, crossed.evaluation(surface, y, scale), second_start(cp, start), tolerance=SECANT_TOLERANCE
+            state, crossed.evaluation(surface, y, scale), second_start(cp, scale, start), tolerance=SECANT_TOLERANCE
         )
 
     states = jax.vmap(lambda _: begin(start))(reduced)
@@ -240,7 +241,7 @@ def minimise_many(problem: Callable, batch, count, reml, width: int) -> Minimum:
         def lean(x):
             return (*slope(x)[:3], None)
 
-        return iterate(state, lean, second_start(cp, start), secant=secant, tolerance=tolerance)
+        return iterate(state, lean, second_start(cp, scale, start), secant=secant, tolerance=tolerance)
 
     def finish(state, known):
         data, scale, _ = known

@@ -80,6 +80,12 @@ def eliminate(theta, cp: CrossProducts, probes=None) -> Eliminated:
     probes : per chain factor (ℓ, P, P), added to each level's TTᵀ; the derivative of log|L|² there is a diagonal block
     of ZᵀV⁻¹Z.
     """
+    log_det, full, solved = eliminate_chain(theta, cp, probes)
+    return Eliminated(log_det, _spherical(theta, cp, full), solved)
+
+
+def eliminate_chain(theta, cp: CrossProducts, probes=None):
+    """The same with the Schur complement of [Z_rest, X, y] itself: (log|L|² of the chain, (r, r), solved)."""
     tail = cp.p + 1 + (cp.plan.q_rest if cp.plan.dense_border else 0)
     passed = _Passed(jnp.zeros((tail, tail), cp.dense.dtype))
     log_det, solved = jnp.zeros((), cp.dense.dtype), []
@@ -90,7 +96,7 @@ def eliminate(theta, cp: CrossProducts, probes=None) -> Eliminated:
         solved.append(Solved(w, gram, border, entries))
         log_det += jnp.sum(_counted(cp, s, log_dets))
         passed = _pass_on(cp, s, passed, solved[-1])
-    return Eliminated(log_det, _dense_block(theta, cp, passed), tuple(solved))
+    return log_det, _schur(cp, passed), tuple(solved)
 
 
 def _counted(cp: CrossProducts, s: int, values):
@@ -142,15 +148,18 @@ def _pass_entries(cp: CrossProducts, s: int, passed: _Passed, own: Solved, wb) -
     return replace(passed, entries=up, rest=passed.rest + rest, rest_tail=passed.rest_tail + rest_tail)
 
 
-def _dense_block(theta, cp: CrossProducts, passed: _Passed):
-    """(r, r) the bordered cross-products of [Z_rest, X, y] less all updates, scaled by Λ, plus I for the rest."""
+def _schur(cp: CrossProducts, passed: _Passed):
+    """(r, r) the bordered cross-products of [Z_rest, X, y] less all updates."""
     y = cp.response
     full = jnp.block([[cp.dense, y.dense[:, None]], [y.dense[None, :], y.yy]])
     if cp.plan.crossings:
         rest = passed.rest + jnp.tril(passed.rest, -1).T
-        full -= jnp.block([[rest, passed.rest_tail], [passed.rest_tail.T, passed.tail]])
-    else:
-        full -= passed.tail
+        return full - jnp.block([[rest, passed.rest_tail], [passed.rest_tail.T, passed.tail]])
+    return full - passed.tail
+
+
+def _spherical(theta, cp: CrossProducts, full):
+    """The same in terms of u: scaled by Λ, plus I for the rest."""
     if not cp.plan.rest:
         return full
     identity = jnp.diag((jnp.arange(full.shape[0]) < cp.plan.q_rest).astype(full.dtype))
@@ -182,7 +191,7 @@ def back_substitute(theta, cp: CrossProducts, eliminated: Eliminated, rest_x):
     """Effects of every factor from the dense solution.
 
     rest_x : (q_R + p,) the spherical effects of the rest and the coefficients of X in its basis. Returns per factor,
-    chain then rest, b and u (ℓ, P), with r = Zᵀ(y − Xβ − Z_other b): b = W r and u = Tᵀ(r − G b).
+    chain then rest, b and u (ℓ, P); the chain's with r = Zᵀ(y − Xβ − Z_other b): b = W r and u = Tᵀ(r − G b).
     """
     plan, k = cp.plan, len(cp.plan.chain)
     rest, start = [], 0
@@ -202,7 +211,10 @@ def back_substitute(theta, cp: CrossProducts, eliminated: Eliminated, rest_x):
             r = r - segment_outer(own.entries, effects, crossing.level, plan.chain[s].n_levels)[..., 0]
         b = matmul(own.w, r[..., None])[..., 0]
         chain.insert(0, (b, (r - matmul(own.gram, b[..., None])[..., 0]) @ t))
-    return chain + rest
+    mixed = [
+        (b if of_levels is None else of_levels @ b, u) for (b, u), of_levels in zip(rest, cp.level_factors, strict=True)
+    ]
+    return chain + mixed
 
 
 def _outer_effects(cp: CrossProducts, s: int, chain, own: Solved):

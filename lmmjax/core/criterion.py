@@ -40,7 +40,12 @@ def residual_df(cp: CrossProducts, reml: bool):
 @jit
 def deviance(theta, sigma, cp: CrossProducts, reml: bool = True):
     """−2 log-likelihood (REML: restricted) at θ (m,) and σ, with β profiled out (REML: integrated out)."""
-    log_l, log_rx, log_prss = pieces(theta, cp)
+    return deviance_of(pieces(theta, cp), sigma, cp, reml)
+
+
+def deviance_of(parts, sigma, cp: CrossProducts, reml: bool):
+    """The same from `pieces`."""
+    log_l, log_rx, log_prss = parts
     nu = residual_df(cp, reml)
     dets = log_l + reml * log_rx
     return dets - cp.log_weights + nu * jnp.log(2 * jnp.pi * sigma**2) + jnp.exp(log_prss) / sigma**2
@@ -74,26 +79,29 @@ def value_and_gradient(theta, cp: CrossProducts, reml: bool):
 
     (log_det, dense), pull = jax.vjp(outcome, theta)
     inverse = inverse_factor(dense)
-    m = weighted_gram(inverse, _weights(cp, reml))
+    m = weighted_gram(inverse, weights(cp, reml, residual_df(cp, reml)))
     parts = _pieces(log_det, -jnp.log(jnp.diagonal(inverse)), cp)
     return _criterion(parts, cp, reml), pull((jnp.ones_like(log_det), 0.5 * m))[0]
 
 
 @jit
 def evaluate(theta, cp: CrossProducts, reml: bool):
-    """Criterion, gradient and Hessian, and the factorisation they come from; in closed form over the dense block.
+    """Criterion, gradient and Hessian, and the factorisation they come from."""
+    eliminated, inverse = factorise(theta, cp)
+    gradient, hessian, _ = weighted_slopes(theta, cp, weights(cp, reml, residual_df(cp, reml)), eliminated, inverse)
+    return _criterion(inverse_pieces(cp, eliminated, inverse), cp, reml), gradient, hessian, (eliminated, inverse)
 
-    With F(S) = Σⱼ wⱼ log L̃ⱼⱼ on the dense Schur complement S(θ): dF = ½⟨M, dS⟩, M = L̃⁻ᵀ diag(w) L̃⁻¹, and
+
+def weighted_slopes(theta, cp: CrossProducts, w, eliminated: Eliminated, inverse):
+    """Gradient (m,) and Hessian (m, m) of the chain's log|L|² + Σⱼ wⱼ log L̃ⱼⱼ, and L̃⁻¹dS L̃⁻ᵀ (m, r, r).
+
+    Closed form over the dense Schur complement S(θ): with F(S) the sum, dF = ½⟨M, dS⟩, M = L̃⁻ᵀ diag(w) L̃⁻¹, and
     d²F[A, B] = −⟨diag(w) Φ(L̃⁻¹BL̃⁻ᵀ), L̃⁻¹AL̃⁻ᵀ⟩, with Φ the lower triangle and half the diagonal.
     """
-    eliminated, inverse = factorise(theta, cp)
-    w = _weights(cp, reml)
     slopes = one_factor_slopes if len(cp.plan.chain) == 1 and not cp.plan.rest else _general_slopes
     gradient, hessian, x = slopes(theta, cp, w, eliminated, inverse)
     half = jnp.tril(x) - 0.5 * x * jnp.eye(x.shape[-1], dtype=x.dtype)  # Φ(x)
-    hessian -= jnp.einsum("ajk,bjk->ab", half * w[:, None], x)
-    parts = _pieces(eliminated.log_det, -jnp.log(jnp.diagonal(inverse)), cp)
-    return _criterion(parts, cp, reml), gradient, hessian, (eliminated, inverse)
+    return gradient, hessian - jnp.einsum("ajk,bjk->ab", half * w[:, None], x), x
 
 
 def _general_slopes(theta, cp: CrossProducts, w, eliminated: Eliminated, inverse):
@@ -118,10 +126,15 @@ def factorise(theta, cp: CrossProducts):
     return eliminated, inverse_factor(eliminated.dense)
 
 
-def _weights(cp: CrossProducts, reml: bool):
-    """(r,) w: 2 on the columns of Z, 0 or 2 on those of X, 2ν on y."""
+def weights(cp: CrossProducts, reml: bool, of_y):
+    """(r,) w: 2 on the columns of Z, 0 or 2 on those of X, 2·of_y on y."""
     z, x = np.repeat(np.eye(2), [cp.plan.q_rest, cp.p], axis=0).T
-    return 2 * jnp.append((z + reml * x).astype(cp.dense.dtype), residual_df(cp, reml))
+    return 2 * jnp.append((z + reml * x).astype(cp.dense.dtype), of_y)
+
+
+def inverse_pieces(cp: CrossProducts, eliminated: Eliminated, inverse):
+    """`pieces` from L̃⁻¹."""
+    return _pieces(eliminated.log_det, -jnp.log(jnp.diagonal(inverse)), cp)
 
 
 @jax.tree_util.register_dataclass
@@ -155,7 +168,7 @@ def profile(theta, cp: CrossProducts, reml: bool = True) -> Profiled:
 def solution(theta, cp: CrossProducts, reml: bool, eliminated: Eliminated, inverse) -> Profiled:
     """Reads `Profiled` off L̃⁻¹, whose last row is (−u, −β, 1)/r."""
     q = cp.plan.q_rest
-    parts = _pieces(eliminated.log_det, -jnp.log(jnp.diagonal(inverse)), cp)
+    parts = inverse_pieces(cp, eliminated, inverse)
     prss = jnp.exp(parts[2])
     solved = -inverse[-1, :-1] / inverse[-1, -1]
     effects = back_substitute(theta, cp, eliminated, solved)

@@ -85,7 +85,8 @@ class CrossProducts:
     """The sufficient statistics of a linear mixed model.
 
     stages : one Stage per chain factor. dense : (q_R + p, q_R + p) cross-products of [Z_rest, X]. n : rows, a float.
-    log_weights : Σ log wᵢ. basis : (p, p) upper-triangular R; X R⁻¹ stands in the place of X, which changes no
+    log_weights : Σ log wᵢ. level_factors : per rest factor (ℓ, ℓ) L of its levels or None, which its columns are
+    multiplied by already. basis : (p, p) upper-triangular R; X R⁻¹ stands in the place of X, which changes no
     criterion but keeps digits. rows : None in a sum of CrossProducts.
     """
 
@@ -97,6 +98,7 @@ class CrossProducts:
     basis: Any
     plan: Plan
     rows: Rows | None = None
+    level_factors: tuple[Any, ...] = ()
     orthonormal: bool = field(default=False, metadata={"static": True})
 
     @property
@@ -119,14 +121,15 @@ class CrossProducts:
     def with_response(self, y) -> "CrossProducts":
         """The same design with another response, (n,). A sum of CrossProducts has no rows left: ValueError."""
         rows = replace(_kept(self.rows), y=y)
-        return replace(self, rows=rows, response=_response(rows, self.plan, self.orthonormal))
+        return replace(self, rows=rows, response=_response(rows, self.plan, self.orthonormal, self.level_factors))
 
     def with_case_weights(self, rows=None, levels=None) -> "CrossProducts":
         """Multiplicities of rows (n,) or of whole levels of the first chain factor (ℓ₁,): integers are replication.
 
         A level's weight multiplies its share of log|L|, of every cross-product and of n (DESIGN: case weights).
         """
-        return _assemble(replace(_kept(self.rows), cases=rows, levels=levels), self.plan, self.basis, self.orthonormal)
+        rows = replace(_kept(self.rows), cases=rows, levels=levels)
+        return _assemble(rows, self.plan, self.basis, self.orthonormal, self.level_factors)
 
     def with_fixed(self, C) -> "CrossProducts":
         """The same rows with X C in the place of X, from the products alone; safe under `jit` and `vmap` over C.
@@ -162,7 +165,8 @@ def cross_products(design: Design, plan: Plan | None = None, orthonormal: bool =
     if orthonormal:
         X, basis = xp.linalg.qr(X)
     rows = Rows(X, z, codes, design.y, root, design.offset)
-    return _assemble(rows, plan, basis, orthonormal)
+    level_factors = tuple(design.terms[f.terms[0]].level_factor for f in plan.rest)
+    return _assemble(rows, plan, basis, orthonormal, level_factors)
 
 
 def segment_outer(a, b, segments, n_segments: int):
@@ -174,25 +178,41 @@ def segment_outer(a, b, segments, n_segments: int):
     return jax.ops.segment_sum(a[:, :, None] * b[:, None, :], segments, n_segments)
 
 
-def _assemble(rows: Rows, plan: Plan, basis, orthonormal: bool) -> CrossProducts:
+def _assemble(rows: Rows, plan: Plan, basis, orthonormal: bool, level_factors) -> CrossProducts:
     xp, k = namespace(rows), len(plan.chain)
-    stages = tuple(_stage(rows, plan, s) for s in range(k))
+    stages = tuple(_stage(rows, plan, s, level_factors) for s in range(k))
     ones = rows.counted(xp.ones((rows.y.shape[0], 1), rows.X.dtype))
     log_weights = 0.0 if rows.root_weights is None else 2 * xp.sum(ones[:, 0] * xp.log(rows.root_weights))
     return CrossProducts(
         stages,
-        _dense(rows, plan),
-        _response(rows, plan, orthonormal),
+        _dense(rows, plan, level_factors),
+        _response(rows, plan, orthonormal, level_factors),
         xp.sum(ones),
         xp.asarray(log_weights, dtype=rows.X.dtype),
         basis,
         plan,
         rows,
+        level_factors,
         orthonormal,
     )
 
 
-def _stage(rows: Rows, plan: Plan, s: int) -> Stage:
+def mixed(a, level_factors, plan: Plan):
+    """KᵀA for A whose rows begin with those of the rest, K = L ⊗ I of each rest factor whose levels are correlated."""
+    parts, at = [], 0
+    if all(f is None for f in level_factors):
+        return a
+    for factor, of_levels in zip(plan.rest, level_factors, strict=True):
+        block = a[at : at + factor.q]
+        if of_levels is not None:
+            shape = block.shape
+            block = (of_levels.T @ block.reshape(factor.n_levels, -1)).reshape(shape)
+        parts.append(block)
+        at += factor.q
+    return namespace((a, level_factors)).concatenate([*parts, a[at:]])
+
+
+def _stage(rows: Rows, plan: Plan, s: int, level_factors) -> Stage:
     """Products of chain factor s with itself, with the outer chain, the rest and X."""
     xp, k, levels = namespace(rows), len(plan.chain), plan.chain[s].n_levels
     z, codes, lead = rows.z[s], rows.codes[s], s == 0
@@ -201,7 +221,8 @@ def _stage(rows: Rows, plan: Plan, s: int) -> Stage:
     border = [segment_outer(inner, rows.z[i], codes, levels) for i in range(s + 1, k)]
     entries = None
     if plan.dense_border:
-        border += [_crossed(inner, codes, levels, rows, plan, i) for i in range(len(plan.rest))]
+        crossed = xp.concatenate([_crossed(inner, codes, levels, rows, plan, i) for i in range(len(plan.rest))], -1)
+        border.append(xp.moveaxis(mixed(xp.moveaxis(crossed, -1, 0), level_factors, plan), 0, -1))
     elif plan.rest:
         crossing = plan.crossings[s]
         met = zip(crossing.meeting, crossing.n_meetings, rows.z[k:], strict=True)
@@ -222,7 +243,7 @@ def _crossed(inner, codes, levels: int, rows: Rows, plan: Plan, i: int):
     return xp.swapaxes(block, 1, 2).reshape(levels, inner.shape[1], other.q)
 
 
-def _dense(rows: Rows, plan: Plan):
+def _dense(rows: Rows, plan: Plan, level_factors):
     """(q_R + p, q_R + p) products of [Z_rest, X] with themselves."""
     xp, k, n_rest = namespace(rows), len(plan.chain), len(plan.rest)
     xx = rows.counted(rows.X).T @ rows.X
@@ -234,10 +255,11 @@ def _dense(rows: Rows, plan: Plan):
         zz.append([_crossed(z, codes, factor.n_levels, rows, plan, j).reshape(factor.q, -1) for j in range(n_rest)])
         zx.append(segment_outer(z, rows.X, codes, factor.n_levels).reshape(factor.q, -1))
     zx = xp.concatenate(zx)
-    return xp.block([[xp.block(zz), zx], [zx.T, xx]])
+    whole = xp.block([[xp.block(zz), zx], [zx.T, xx]])
+    return mixed(mixed(whole, level_factors, plan).T, level_factors, plan)
 
 
-def _response(rows: Rows, plan: Plan, orthonormal: bool) -> Response:
+def _response(rows: Rows, plan: Plan, orthonormal: bool, level_factors) -> Response:
     xp, k = namespace(rows), len(plan.chain)
     y = rows.whiten(rows.y)
     shift = y @ rows.X if orthonormal else xp.zeros(rows.X.shape[1], rows.X.dtype)
@@ -247,6 +269,7 @@ def _response(rows: Rows, plan: Plan, orthonormal: bool) -> Response:
         times = rows.counted(y, lead=True) if i == 0 else counted
         products.append(segment_outer(rows.z[i], times, rows.codes[i], factor.n_levels))
     dense = xp.concatenate([*(z.reshape(-1) for z in products[k:]), (rows.X.T @ counted)[:, 0]])
+    dense = mixed(dense, level_factors, plan)
     return Response(tuple(z[..., 0] for z in products[:k]), dense, (y.T @ counted)[0, 0], shift)
 
 

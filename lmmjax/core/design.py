@@ -17,12 +17,15 @@ class RandomTerm:
     codes : (n,) integers in [0, n_levels), the level of g in each row.
     n_levels : number of levels ℓ (static).
     template : T(θ) with `template.p == p` (static).
+    level_factor : (ℓ, ℓ) lower-triangular L where the levels are correlated, A = LLᵀ (kinship, distance); else None.
+        The effects b (ℓ, p) then have the covariance σ²A between levels times TTᵀ between columns.
     """
 
     x: Any
     codes: Any
     n_levels: int = field(metadata={"static": True})
     template: Template = field(metadata={"static": True})
+    level_factor: Any = None
 
     @property
     def p(self) -> int:

@@ -38,8 +38,10 @@ def conditional_variances(theta, cp: CrossProducts):
         slope = slope if count is None else slope / count[:, None, None]
         out.append(d - d @ (0.5 * (slope + slope.mT)) @ d)
     inverse, start = inverse_factor(eliminate(theta, cp).dense)[:q, :q], 0
-    for factor, t in zip(plan.rest, template_blocks(theta, plan, plan.rest), strict=True):
+    blocks = template_blocks(theta, plan, plan.rest)
+    for factor, t, of_levels in zip(plan.rest, blocks, cp.level_factors, strict=True):
         half = inverse[:, start : start + factor.q].reshape(q, factor.n_levels, factor.p) @ t.T
+        half = half if of_levels is None else jnp.einsum("lk,rka->rla", of_levels, half)
         out.append(jnp.einsum("rla,rlb->lab", half, half))
         start += factor.q
     return tuple(out)

@@ -1,6 +1,7 @@
 """estimate(cp) → Estimate: the ML or REML fit of one set of cross-products."""
 
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from math import prod
 from typing import Any, NamedTuple
@@ -8,17 +9,20 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 
 from .compile import jit
 from .covariance import Template
-from .criterion import Profiled, criterion, evaluate, factorise, solution, value_and_gradient
+from .criterion import Profiled, criterion, deviance_of, evaluate, expansion, factorise, solution, value_and_gradient
 from .crossprod import CrossProducts
+from .implicit import implicit
 from .namespace import is_concrete
 from .optimize import FIXED, Minimum, model_step, newton
-from .plan import Factor, Plan
+from .penalised import Problem, minimise_penalised
+from .plan import Factor
+from .rectify import SINGULAR, column_norms, moves, rectified
 from .start import column_scale, curvature_guess, default_start, moment_start
 
-SINGULAR = 1e-4  # lme4's tolerance for a vanished standard deviation, relative to σ
 SECANT_REST = 300  # dense columns from which BFGS curvature is cheaper than exact Hessians
 EXACT = 1e-18  # share of a sum of squares that is rounding
 MANY_THETA = 30  # parameters from which L-BFGS goes first
@@ -31,14 +35,16 @@ class Estimate(Profiled):
 
     theta : (m,), each T with a non-negative diagonal. gradient, hessian : (m,), (m, m) of the criterion in θ (with many
     dense columns the Hessian is the optimiser's BFGS estimate; `expansion` gives the exact one). scale : (m,) root mean
-    square of the column of Z that each θ multiplies. status : an index of `optimize.STATUS`. saddle : whether the
-    optimiser had to step off one.
+    square of the column of Z that each θ multiplies. free : (m,) false where a column of T has vanished: the optimum is
+    on the boundary, and θ does not move there when the data do. status : an index of `optimize.STATUS`. saddle :
+    whether the optimiser had to step off one.
     """
 
     theta: Any
     gradient: Any
     hessian: Any
     scale: Any
+    free: Any
     status: Any
     iterations: Any
     saddle: Any
@@ -49,34 +55,65 @@ class Estimate(Profiled):
         return self.sigma**2 * self.unscaled_vcov
 
 
-def estimate(cp: CrossProducts, reml: bool = True, start=None, theta=None) -> Estimate:
+def estimate(
+    cp: CrossProducts,
+    reml: bool = True,
+    start=None,
+    theta=None,
+    sigma=None,
+    log_prior: Callable | None = None,
+    free=None,
+) -> Estimate:
     """Minimises the ML or REML criterion over θ.
 
     start : (m,), by default T = I in units where each column of Z has root mean square one, or moment estimates where a
-    large dense rest makes evaluations dear. theta : (m,) fixes θ instead. Never raises: see `status`. Not
-    differentiable through the optimiser's loop. NumPy in, NumPy out.
+    large dense rest makes evaluations dear. theta : (m,) fixes θ instead; with free, (m,) booleans, only where free is
+    false, and estimation starts from the rest. sigma : the residual standard deviation, where it is known.
+    log_prior : a JAX function (θ, σ) ↦ log density: the fit maximises the penalised likelihood, and signs of columns of
+    T are left as they come. A `jax.tree_util.Partial` may hold arrays, which are traced. `criterion` of the result is
+    −2 log-likelihood at (θ̂, σ̂), without the prior.
+
+    Never raises: see `status`. NumPy in, NumPy out. Differentiable any number of times in all arrays behind `cp`, and
+    in theta, sigma and a Partial's, by the implicit function theorem: θ, σ, β, u, b, both criteria and vcov have
+    derivatives; gradient, hessian, scale and the flags are constants.
     """
-    arguments = cp.without_rows(), reml, start, theta
+    prior = log_prior if log_prior is None or isinstance(log_prior, Partial) else Partial(log_prior)
+    arguments = cp.without_rows(), reml, start, theta, sigma, prior, free
     if not is_concrete(arguments):
         return _unpacked(*arguments)
     return _unpack(np.asarray(_packed(*arguments)), cp)
 
 
-def solve(cp: CrossProducts, reml: bool, start, theta) -> Estimate:
+def solve(cp: CrossProducts, reml, start, theta, sigma=None, log_prior=None, free=None) -> Estimate:
+    """`estimate` on tracers."""
     scale = column_scale(cp)
-    if theta is not None or not cp.plan.templates:
-        at = _stay(scale if theta is None else theta, cp)
-    else:
-        at = _minimise(first_start(cp, scale) if start is None else start, scale, cp, reml)
-    return at_minimum(at, scale, cp, reml)
+    if not cp.plan.templates or (theta is not None and free is None):
+        return at_minimum(_stay(scale if theta is None else jnp.asarray(theta), cp), scale, cp, reml, sigma)
+    start = theta if theta is not None else first_start(cp, scale) if start is None else start
+    if sigma is None and log_prior is None and free is None:
+        return at_minimum(_optimum((cp, reml, start)), scale, cp, reml)
+    problem, m = Problem(cp, reml, jnp.asarray(start), sigma, log_prior, free), len(start)
+    at = minimise_penalised(problem)
+    at_theta, at_sigma = problem.parameters(at.x)
+    at = at._replace(x=at_theta, gradient=at.gradient[:m], hessian=at.hessian[:m, :m])
+    return at_minimum(at, scale, cp, reml, at_sigma, problem.estimated)
 
 
-def at_minimum(at: Minimum, scale, cp: CrossProducts, reml: bool) -> Estimate:
-    """The Estimate where an optimiser stopped; `at.extra` holds the factors there."""
+def at_minimum(at: Minimum, scale, cp: CrossProducts, reml, sigma=None, estimated=True) -> Estimate:
+    """The Estimate where an optimiser stopped; `at.extra` holds the factors there.
+
+    sigma : where it is not the one that θ implies. estimated : (m,) which θ were not held.
+    """
     profiled = solution(at.x, cp, reml, *at.extra)
+    if sigma is not None:
+        parts = profiled.log_l, profiled.log_rx, jnp.log(profiled.prss)
+        criteria = [deviance_of(parts, sigma, cp, r) for r in (reml, False)]
+        sigma = jnp.asarray(sigma, at.x.dtype)
+        profiled = replace(profiled, sigma=sigma, criterion=criteria[0], deviance=criteria[1])
     known = {f.name: getattr(profiled, f.name) for f in fields(Profiled)}
     trace = {"status": at.status, "iterations": at.iterations, "saddle": at.saddle}
-    return Estimate(**known, theta=at.x, gradient=at.gradient, hessian=at.hessian, scale=scale, **trace)
+    free = moves(at.x, scale, cp.plan) & estimated
+    return Estimate(**known, theta=at.x, gradient=at.gradient, hessian=at.hessian, scale=scale, free=free, **trace)
 
 
 _unpacked = jit(solve)
@@ -117,6 +154,7 @@ def _layout(templates: tuple[Template, ...], chain: tuple[Factor, ...], rest: tu
         gradient=by_theta,
         hessian=_Leaf((m, m)),
         scale=by_theta,
+        free=_Leaf((m,), bool),
         status=count,
         iterations=count,
         saddle=_Leaf((), bool),
@@ -136,10 +174,12 @@ def _stay(theta, cp: CrossProducts) -> Minimum:
     return Minimum(theta, 0.0, 0 * theta, hessian, factorise(theta, cp), zero + FIXED, zero, zero > 0)
 
 
-def _minimise(start, scale, cp: CrossProducts, reml: bool) -> Minimum:
+def _minimise(data) -> Minimum:
     """Runs the optimiser in x = scale·θ; returns its end in θ, with a non-negative diagonal of every T."""
+    cp, reml, start = data
+    scale = column_scale(cp)
     x, slope, secant = start * scale, evaluation(cp, scale, reml), uses_secants(cp)
-    retry = second_start(cp, x)
+    retry = second_start(cp, scale, x)
     if _has_many(cp):
         from .lbfgs import lbfgs  # it imports optax, which takes longer than most fits
 
@@ -152,6 +192,15 @@ def _minimise(start, scale, cp: CrossProducts, reml: bool) -> Minimum:
     else:
         found = newton(slope, x, retry)
     return rectified(found, scale, cp.plan)
+
+
+_optimum = implicit(
+    _minimise,
+    slope=lambda theta, data: jax.grad(criterion)(theta, *data[:2]),
+    curvature=lambda theta, data: expansion(theta, *data[:2])[2],
+    free=lambda theta, data: moves(theta, column_scale(data[0]), data[0].plan),
+    factors=lambda theta, data: factorise(theta, data[0]),
+)
 
 
 def evaluation(cp: CrossProducts, scale, reml: bool):
@@ -168,48 +217,14 @@ def evaluation(cp: CrossProducts, scale, reml: bool):
     return slope if uses_secants(cp) else exact
 
 
-def second_start(cp: CrossProducts, start):
+def second_start(cp: CrossProducts, scale, start):
     """x → (whether an end x deserves a second attempt, from where), for a first attempt that began at `start`."""
     many = _has_many(cp)  # always then, as criteria of many parameters have several minima
 
     def retry(x):
-        return (column_norms(x, cp.plan) < SINGULAR).any() | many, (1 if many else 5) * start
+        return (column_norms(x, scale, cp.plan) < SINGULAR).any() | many, (1 if many else 5) * start
 
     return retry
-
-
-def rectified(found: Minimum, scale, plan: Plan) -> Minimum:
-    """The optimiser's end in θ, with a non-negative diagonal of every T."""
-    found = _snap(found, plan)
-    gradient, hessian = found.gradient * scale, found.hessian * scale * scale[:, None]
-    return _rectify(found._replace(x=found.x / scale, gradient=gradient, hessian=hessian), plan)
-
-
-def _rectify(at: Minimum, plan: Plan) -> Minimum:
-    """The same minimum with a non-negative diagonal of every T."""
-    signs = [t.signs(at.x[s]) for t, s in zip(plan.templates, plan.theta_slices(), strict=True)]
-    of_columns = [s[t.start > 0] for t, s in zip(plan.templates, signs, strict=True)]
-    flip, factors = jnp.concatenate(signs), at.extra
-    if factors is not None and plan.rest:
-        rest = [jnp.tile(jnp.concatenate([of_columns[i] for i in f.terms]), f.n_levels) for f in plan.rest]
-        eliminated, inverse = factors
-        rows = jnp.concatenate([*rest, jnp.ones(inverse.shape[0] - plan.q_rest, inverse.dtype)])
-        factors = eliminated, inverse * rows * rows[:, None]
-    hessian = at.hessian * flip * flip[:, None]
-    return at._replace(x=at.x * flip, gradient=at.gradient * flip, hessian=hessian, extra=factors)
-
-
-def column_norms(x, plan: Plan):
-    """(m,) the norm of the column of T that each θ belongs to."""
-    slices = zip(plan.templates, plan.theta_slices(), strict=True)
-    return jnp.concatenate([jnp.sqrt(jnp.sum(t(x[s]) ** 2, 0))[t.indices[1]] for t, s in slices])
-
-
-def _snap(at: Minimum, plan: Plan) -> Minimum:
-    """Columns of T that have vanished to within rounding become zero: the criterion is even in each of them."""
-    vanished = column_norms(at.x, plan) < np.finfo(at.x.dtype).eps ** 0.5
-    gradient, hessian = jnp.where(vanished, 0, at.gradient), jnp.where(vanished != vanished[:, None], 0, at.hessian)
-    return at._replace(x=jnp.where(vanished, 0, at.x), gradient=gradient, hessian=hessian)
 
 
 def first_start(cp: CrossProducts, scale):

@@ -10,11 +10,14 @@ import jax.numpy as jnp
 
 UNROLL = 4
 SWEEPS = (0, 0, 1, 4, 5)  # of Jacobi's method, by the size of the matrix: to rounding in double precision
+FUSED = 16  # inner dimension from which a product is not written out
 HALVE = 320  # rows from which triangular products are split
 
 
 def matmul(a, b):
-    """Product of stacks of small matrices, (…, P, Q) by (…, Q, R), as one fused sum."""
+    """Product of stacks of small matrices, (…, P, Q) by (…, Q, R), as one fused sum; of large ones by BLAS."""
+    if a.shape[-1] > FUSED:
+        return a @ b
     return (a[..., :, :, None] * b[..., None, :, :]).sum(-2)
 
 

@@ -39,13 +39,14 @@ def random_matrix(design: Design) -> sparse.csr_array:
 
 
 def relative_factor(design: Design, theta) -> sparse.csr_array:
-    """Λ_θ, (q, q): block-diagonal, ℓᵢ copies of Tᵢ for each term."""
+    """Λ_θ, (q, q): block-diagonal, ℓᵢ copies of Tᵢ for each term, or L ⊗ Tᵢ where its levels are correlated."""
     theta = np.asarray(theta)
     templates = tuple(t.template for t in design.terms)
     blocks = [sparse.csr_array((0, 0))]
     for term, part in zip(design.terms, term_slices(templates), strict=True):
-        t = np.einsum("a,apq->pq", theta[part], term.template.basis)
-        blocks.append(sparse.kron(sparse.eye_array(term.n_levels), t))
+        t = term.template(theta[part])
+        between = sparse.eye_array(term.n_levels) if term.level_factor is None else np.asarray(term.level_factor)
+        blocks.append(sparse.kron(between, t))
     return sparse.csr_array(sparse.block_diag(blocks))
 
 

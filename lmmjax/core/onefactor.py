@@ -6,6 +6,7 @@ rule of `criterion.evaluate`. With D = TTᵀ, K = I − GW, H = KG = ZⱼᵀV⁻
     d log|V| = Σ ⟨H, dD⟩,    dS = −Σ FᵀdD F,    dH = −H dD H,    dF = −H dD F.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -28,16 +29,30 @@ def one_factor_slopes(theta, cp: CrossProducts, w, eliminated: Eliminated, inver
     slope = jnp.sum(counted(h - 0.5 * n), 0)  # ∂/∂D
     bend = jnp.einsum("lbc,lda->abcd", counted(h), n - h)  # ⟨A, bend, B⟩ = Σ tr(A H B N) − tr(A H B H)
     spread = jnp.einsum("lap,lbq->abpq", counted(q), q)
-    basis = _basis(cp.plan).astype(w.dtype)
-    half = basis @ template_blocks(theta, cp.plan, cp.plan.chain)[0].T
+    t, slopes, bends = _derivatives(theta, cp.plan)
+    half = slopes @ t.T
     along = half + half.mT  # dD for each θ
     hessian = jnp.einsum("mab,abcd,ncd->mn", along, bend, along)
-    hessian += 2 * jnp.einsum("ab,mac,nbc->mn", slope, basis, basis)
+    hessian += 2 * jnp.einsum("ab,mac,nbc->mn", slope, slopes, slopes)
+    if bends is not None:
+        hessian += 2 * jnp.einsum("ab,mnab->mn", slope, bends @ t.T)
     return jnp.einsum("mab,ab->m", along, slope), hessian, -jnp.einsum("mab,abpq->mpq", along, spread)
 
 
+def _derivatives(theta, plan: Plan):
+    """T (P, P) of all terms, block-diagonal, and its first (m, P, P) and second (m, m, P, P) derivatives or None."""
+
+    def t(x):
+        return template_blocks(x, plan, plan.chain)[0]
+
+    if all(template.filled for template in plan.templates):
+        return t(theta), _basis(plan).astype(theta.dtype), None
+    bends = jax.jacfwd(jax.jacrev(t))(theta)
+    return t(theta), jnp.moveaxis(jax.jacfwd(t)(theta), -1, 0), jnp.moveaxis(bends, (-2, -1), (0, 1))
+
+
 def _basis(plan: Plan) -> np.ndarray:
-    """(m, P, P) dT for each θ, over the block-diagonal T of all terms."""
+    """(m, P, P) dT for each θ, where T is linear."""
     p = plan.chain[0].p
     out, start = [np.zeros((0, p, p))], 0
     for template in plan.templates:

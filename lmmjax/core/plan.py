@@ -108,13 +108,16 @@ def make_plan(terms: tuple[RandomTerm, ...]) -> Plan:
     """
     templates = tuple(t.template for t in terms)
     groups = _group_terms(terms)
+    mixed = tuple(f for f in groups if terms[f.terms[0]].level_factor is not None)  # blocks of no factor's own
+    groups = [f for f in groups if f not in mixed]
     if len(groups) <= 1:
-        return Plan(templates, tuple(groups), ())
+        return Plan(templates, tuple(groups), mixed)
     codes = {f: np.asarray(terms[f.terms[0]].codes) for f in groups}
     chain = _longest_chain(groups, codes)
-    rest = tuple(f for f in groups if f not in chain)
+    rest = tuple(f for f in groups if f not in chain) + mixed
     parents = parents_of(chain, [np.asarray(t.codes) for t in terms])
-    crossings = _crossings(chain, rest, codes) if rest and not _prefer_dense(chain, rest, codes) else ()
+    sparse = rest and not mixed and not _prefer_dense(chain, rest, codes)
+    crossings = _crossings(chain, rest, codes) if sparse else ()
     return Plan(templates, chain, rest, parents, crossings)
 
 
@@ -137,6 +140,8 @@ def _group_terms(terms: tuple[RandomTerm, ...]) -> list[Factor]:
 
 
 def _same_factor(a, b) -> bool:
+    if a.level_factor is not b.level_factor:
+        return False
     return a.codes is b.codes or (a.n_levels == b.n_levels and np.array_equal(a.codes, b.codes))
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .design import Design
+from .design import Design, RandomTerm
 from .effects import linear_predictor
 from .plan import term_slices
 
@@ -32,12 +32,18 @@ def simulate(design: Design, theta, beta, sigma, key, n: int, b=None, first: int
     return drawn.reshape(-1, design.n)[:n]
 
 
+def _effects(term: RandomTerm, key, dtype):
+    """(ℓ, p) of unit variance, correlated as the levels are."""
+    drawn = jax.random.normal(key, (term.n_levels, term.p), dtype)
+    return drawn if term.level_factor is None else term.level_factor @ drawn
+
+
 def _one(design: Design, theta, beta, sigma, key, b):
     noise_key, *keys = jax.random.split(key, 1 + len(design.terms))
     dtype = jnp.result_type(design.X)
     if b is None:
         parts = zip(design.terms, keys, term_slices(tuple(t.template for t in design.terms)), strict=True)
-        b = [sigma * jax.random.normal(k, (t.n_levels, t.p), dtype) @ t.template(theta[s]).T for t, k, s in parts]
+        b = [sigma * _effects(t, k, dtype) @ t.template(theta[s]).T for t, k, s in parts]
     noise = sigma * jax.random.normal(noise_key, design.y.shape, dtype)
     noise = noise if design.weights is None else noise / jnp.sqrt(design.weights)
     return linear_predictor(design, beta, b) + noise

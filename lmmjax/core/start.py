@@ -8,16 +8,18 @@ from .namespace import namespace
 
 
 def default_start(cp: CrossProducts, scale=None):
-    """(m,) T = I in units where each column of Z has root mean square one: lme4's start for intercepts.
+    """(m,) T = I in units where each column of Z has root mean square one: lme4's start for intercepts. Templates of
+    a function start where they say.
 
     scale : `column_scale(cp)`, where it is known already.
     """
     start = np.concatenate([t.start for t in cp.plan.templates]).astype(cp.dense.dtype)
-    return start / (column_scale(cp) if scale is None else scale)
+    filled = np.concatenate([np.full(t.n_theta, t.filled) for t in cp.plan.templates])
+    return start / namespace(cp).where(filled, column_scale(cp) if scale is None else scale, 1.0)
 
 
 def column_scale(cp: CrossProducts):
-    """(m,) root mean square of the column of Z that each θ multiplies (one for a column of zeros)."""
+    """(m,) root mean square of Z ∂T/∂θ: of the column of Z that a θ multiplies (one for a column of zeros)."""
     xp = namespace(cp)
     rms = [xp.sqrt(xp.sum(squares, 0, keepdims=True) / cp.n) for squares, _ in _column_products(cp)]
     return _per_theta([xp.where(r > 0, r, 1.0) for r in rms], cp)
@@ -29,20 +31,22 @@ def moment_start(cp: CrossProducts):
     With gᵢ = zᵢᵀzᵢ and B = Σ (zᵢᵀy)²/gᵢ over ℓ levels, E B ≈ ℓσ² + σ²θ² Σ gᵢ.
     """
     xp, yy, out = namespace(cp), cp.response.yy, []
+    filled = np.concatenate([np.full(t.n_theta, t.filled) for t in cp.plan.templates])
     for squares, products in _column_products(cp):
         levels, total = squares.shape[0], xp.maximum(xp.sum(squares, 0, keepdims=True), 1e-300)
         between = xp.sum(products**2 / xp.maximum(squares, 1e-300), 0, keepdims=True)
         within = xp.maximum((yy - between) / (cp.n - levels), 1e-6 * yy / cp.n)
         out.append(xp.sqrt(xp.maximum((between / within - levels) / total, 0.0025 * cp.n / total)))
-    return default_start(cp) * column_scale(cp) * _per_theta(out, cp)
+    start = default_start(cp)
+    return xp.where(filled, start * column_scale(cp) * _per_theta(out, cp), start)
 
 
 def curvature_guess(cp: CrossProducts, theta):
     """(m,) expected second derivatives 4θ² Σ (gᵢ/(1 + gᵢθ²))² as if the columns of Z were orthogonal."""
     xp = namespace(cp)
-    rows = [t.indices[0] for t in cp.plan.templates]
-    diagonal = [theta[s][t.start > 0] for s, t in zip(cp.plan.theta_slices(), cp.plan.templates, strict=True)]
-    sizes = xp.concatenate([d[r] for d, r in zip(diagonal, rows, strict=True)]) ** 2
+    rows = [t.basis.any(2).argmax(1) for t in cp.plan.templates]
+    factors = [t(theta[s]) for s, t in zip(cp.plan.theta_slices(), cp.plan.templates, strict=True)]
+    sizes = xp.concatenate([xp.sum(t * t, 1)[r] for t, r in zip(factors, rows, strict=True)])
     per_term = by_term([squares for squares, _ in _column_products(cp)], cp.plan)
     squares = [g[:, r] for g, r in zip(per_term, rows, strict=True)]
     at = [sizes[s] for s in cp.plan.theta_slices()]
@@ -65,7 +69,8 @@ def _column_products(cp: CrossProducts):
 
 
 def _per_theta(per_factor, cp: CrossProducts):
-    """(1, P) values per factor → (m,) the value of the row of T that each θ stands in."""
-    per_term = by_term(per_factor, cp.plan)
-    parts = [v[0, t.indices[0]] for v, t in zip(per_term, cp.plan.templates, strict=True)]
-    return namespace(cp).concatenate([*parts, cp.response.shift[:0]])
+    """(1, P) values per factor, one for each row of T → (m,): of the rows that a θ moves, their norm over ∂T/∂θ."""
+    xp, per_term = namespace(cp), by_term(per_factor, cp.plan)
+    shares = [(t.basis**2).sum(2) for t in cp.plan.templates]  # (n_theta, p)
+    parts = [xp.sqrt(share.astype(v.dtype) @ v[0] ** 2) for v, share in zip(per_term, shares, strict=True)]
+    return xp.concatenate([*parts, cp.response.shift[:0]])

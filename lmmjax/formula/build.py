@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 from patsy import EvalEnvironment
 
-from ..core.covariance import Template
 from ..core.design import Design, RandomTerm
 from ..errors import DataError, FormulaError
 from .checks import check_finite, check_size, check_term, check_weights
@@ -17,6 +16,7 @@ from .frame import Frame, Rows, frame_of, vector
 from .grouping import fit_grouping, lme4_order
 from .matrices import Matrix, fit_matrices, independent_columns
 from .parse import ParsedFormula, parse
+from .relations import by_group, level_factor, template_of
 from .rows import check_action, complete, select, subset_mask
 from .schema import GroupTerm, Prepared, Schema
 from .scope import resolve
@@ -35,6 +35,8 @@ def build(
     contrasts: Any = None,
     subset: Any = None,
     na_action: str = "omit",
+    relmat: Any = None,
+    covariance: Any = None,
 ) -> tuple[Schema, Design]:
     """Turn a formula and data into the arrays of a model and the names that go with them.
 
@@ -44,6 +46,7 @@ def build(
     weights, offset : (n₀,) arrays, or a text in columns; offsets add to those of the formula.
     contrasts : a coding for all unordered factors of the fixed part, or a dict by factor.
     subset : (n₀,) booleans or a condition as text; na_action : "omit" rows with missing values, or "raise".
+    relmat : correlations between levels, by grouping factor. covariance : templates, by grouping factor.
     Returns the Schema and a Design of float64 NumPy arrays; terms come in lme4's order.
     Raises FormulaError and DataError, naming the culprit.
     """
@@ -55,7 +58,7 @@ def build(
     extras = _Extras.read(weights, offset, frame)
     rows, index, n_dropped = _used_rows(parsed, frame, extras, env.namespace, subset, na_action)
     y, w, o, offsets = _vectors(parsed, extras, rows, index)
-    fixed, X, dropped, groups, random = _matrices(parsed, contrasts, rows, index)
+    fixed, X, dropped, groups, random = _matrices(parsed, contrasts, rows, index, relmat, covariance)
     schema = Schema(
         formula=formula,
         response=parsed.response.label,
@@ -147,7 +150,7 @@ def _column(source: Expression, what: str, rows: Rows, index: pd.Index) -> tuple
 
 
 def _matrices(
-    parsed: ParsedFormula, contrasts: Any, rows: Rows, index: pd.Index
+    parsed: ParsedFormula, contrasts: Any, rows: Rows, index: pd.Index, relmat: Any, covariance: Any
 ) -> tuple[Matrix, np.ndarray, tuple[str, ...], tuple[GroupTerm, ...], tuple[RandomTerm, ...]]:
     fixed_terms = with_contrasts(terms(parsed.fixed), contrasts)
     (full, X), *raw = fit_matrices([fixed_terms, *(terms(bar.raw) for bar in parsed.bars)], rows)
@@ -158,14 +161,20 @@ def _matrices(
     dropped = tuple(name for j, name in enumerate(full.names) if j not in kept)
     check_size(rows.n, fixed.p)
     groups, random = [], []
+    known = {bar.group for bar in parsed.bars}
+    relmat, covariance = by_group(relmat, "relmat", known), by_group(covariance, "covariance", known)
+    factors: dict[str, np.ndarray] = {}
     for bar, (matrix, x) in zip(parsed.bars, raw, strict=True):
         grouping, codes = fit_grouping(bar.atoms, rows)
         check_finite(x, matrix.names, index)
         if not matrix.p:
             raise FormulaError(f"term {bar.text} has no columns; write (1|{bar.group}) or leave it out")
-        check_term(bar.text, bar.group, matrix.p, len(grouping.levels), rows.n)
+        check_term(bar.text, bar.group, matrix.p, len(grouping.levels), rows.n, bar.group in relmat)
+        if bar.group in relmat and bar.group not in factors:
+            factors[bar.group] = level_factor(relmat[bar.group], bar.group, grouping.levels)
         groups.append(GroupTerm(bar, matrix, grouping))
-        random.append(RandomTerm(x, codes, len(grouping.levels), Template(matrix.p)))
+        template = template_of(covariance.get(bar.group, "full"), bar.text, matrix.p)
+        random.append(RandomTerm(x, codes, len(grouping.levels), template, factors.get(bar.group)))
     order = lme4_order([term.n_levels for term in random])
     X = X if fixed is full else np.ascontiguousarray(X[:, kept])
     return fixed, X, dropped, tuple(groups[i] for i in order), tuple(random[i] for i in order)

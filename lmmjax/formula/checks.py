@@ -38,14 +38,14 @@ def _row(index: pd.Index, position: int) -> str:
     return repr(index[position : position + 1].tolist()[0])
 
 
-def check_term(text: str, group: str, p: int, n_levels: int, n: int) -> None:
-    """lme4's checks of a random term: two levels or more, fewer effects than rows."""
+def check_term(text: str, group: str, p: int, n_levels: int, n: int, correlated: bool = False) -> None:
+    """lme4's checks of a random term: two levels or more, fewer effects than rows unless levels are correlated."""
     if n_levels < 2:
         raise DataError(
             f"the grouping factor {group!r} has only one level in the rows used; grouping factors must have more "
             f"than one: leave {text} out"
         )
-    if p * n_levels >= n:
+    if p * n_levels >= n and not correlated:
         raise DataError(
             f"term {text}: number of observations (={n}) <= number of random effects (={p * n_levels}), {p} for each "
             f"of the {n_levels} levels of {group!r}; the random-effects parameters and the residual variance cannot be "

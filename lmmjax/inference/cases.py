@@ -72,9 +72,11 @@ def check_one_factor(fit: Fit) -> None:
     plan = fit.cross_products.plan
     if len(plan.chain) == 1 and not plan.rest:
         return
-    if not plan.chain:
+    if not fit.design.terms:
         raise DataError("a model without random effects has no levels to resample: use kind='residual'")
     names = list(dict.fromkeys(g.group for g in fit.schema.groups))
+    if any(t.level_factor is not None for t in fit.design.terms):
+        raise DataError(f"levels with known correlations ({', '.join(names)}) are no independent groups to resample")
     raise DataError(
         f"the cases bootstrap is for one grouping factor; this model has {len(names)} ({', '.join(names)}). Crossed "
         "factors leave no independent groups, and copies of an outer level would share the inner levels nested in it: "

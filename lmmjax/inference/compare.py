@@ -15,8 +15,9 @@ from scipy.special import chdtrc
 from ..core.compile import jit
 from ..core.criterion import value_and_gradient
 from ..core.crossprod import CrossProducts
-from ..core.estimate import SECANT_REST, SINGULAR, column_norms, solve
+from ..core.estimate import SECANT_REST, solve
 from ..core.optimize import CONVERGED, FIXED, STATUS, newton
+from ..core.rectify import SINGULAR, column_norms
 from ..core.start import column_scale, curvature_guess, default_start
 from ..errors import ConvergenceWarning, DataError, FormulaError
 from ..fit import Fit, fit_cross_products
@@ -173,7 +174,7 @@ def _start(full: Fit) -> tuple[np.ndarray, None, np.ndarray | None]:
     ones need no exact Hessians: where only zero can be a saddle, BFGS from a close curvature costs a third.
     """
     e, cp = full.estimate, full.cross_products
-    vanished = np.asarray(column_norms(e.theta * e.scale, cp.plan)) < SINGULAR
+    vanished = np.asarray(column_norms(e.theta * e.scale, e.scale, cp.plan)) < SINGULAR
     start = np.where(vanished, 0.2 * default_start(cp, e.scale), e.theta)
     if cp.plan.q_rest <= SECANT_REST and any(t.p > 1 for t in cp.plan.templates):
         return start, None, None
@@ -204,7 +205,7 @@ def _batch(cp: CrossProducts, kept, count, start, theta, curvature=None):
             return value, gradient / scale, None, None
 
         def retry(x):
-            return (column_norms(x, cp.plan) < SINGULAR).any(), 5 * start * scale
+            return (column_norms(x, scale, cp.plan) < SINGULAR).any(), 5 * start * scale
 
         found = newton(slope, start * scale, retry, curvature)
         return found.value, found.status

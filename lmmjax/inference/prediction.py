@@ -115,7 +115,7 @@ class Target:
         templates = [t.template for t in self.design.terms]
         for x, new, template, s in zip(self.x, self.new, templates, term_slices(tuple(templates)), strict=True):
             if new:
-                t = np.tensordot(theta[:, s], template.basis, 1)
+                t = np.stack([template(row) for row in theta[:, s]])
                 out += np.sum(np.einsum("rp,bpq->brq", x, t) ** 2, -1)
         return out
 

@@ -117,6 +117,9 @@ def residual(fit: Fit, use_u: bool = False) -> Responses:
 def _pool(fit: Fit, i: int) -> np.ndarray:
     """Term i's effects to draw from, or DataError where there are too few of them to have the estimated covariance."""
     t = fit.templates[i]
+    if fit.design.terms[i].level_factor is not None:
+        text = "have known correlations and cannot be exchanged: use the parametric bootstrap"
+        raise DataError(f"the levels of {fit.schema.groups[i].group!r} {text}")
     pool, reached = reflated(fit.estimate.u[i], t, fit.sigma)
     if np.abs(reached - t @ t.T).max() > 1e-6 * np.abs(t @ t.T).max():
         term = fit.schema.groups[i]

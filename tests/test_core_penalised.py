@@ -1,0 +1,147 @@
+"""Priors on (θ, σ), a known σ and held θ: the optimum is one of the function that it says, and differentiable."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from core_cases import (
+    build,
+    close,
+    float64,  # noqa: F401
+    slope,
+)
+from jax.tree_util import Partial
+from scipy.optimize import minimize
+
+from lmmjax.core import Design, RandomTerm, Template, cross_products, deviance, estimate
+from lmmjax.core.optimize import CONVERGED, FIXED
+
+
+def gamma(rate, theta, sigma):
+    """Log density of a gamma of shape 2.5 on the first and the last θ (blme's default has rate 0)."""
+    sd = jnp.abs(theta[jnp.array([0, -1])])
+    return jnp.sum(1.5 * jnp.log(sd) - rate * sd * sigma)
+
+
+def no_prior(theta, sigma):
+    """Flat."""
+    return 0.0 * sigma
+
+
+@pytest.fixture
+def cp():
+    return cross_products(build("vector 2", 31))
+
+
+@pytest.mark.parametrize("reml", [True, False])
+def test_a_flat_prior_and_the_estimated_sigma_change_nothing(cp, reml):
+    plain = estimate(cp, reml)
+    for fit in (estimate(cp, reml, log_prior=no_prior), estimate(cp, reml, sigma=plain.sigma)):
+        assert fit.status == CONVERGED
+        np.testing.assert_allclose(fit.criterion, plain.criterion, rtol=1e-12)
+        np.testing.assert_allclose(abs(fit.theta), abs(plain.theta), atol=1e-6)
+        np.testing.assert_allclose(fit.sigma, plain.sigma, rtol=1e-6)
+        np.testing.assert_allclose(fit.vcov, plain.vcov, rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("reml", [True, False])
+def test_a_prior_is_added_to_the_likelihood(cp, reml):
+    def prior(theta, sigma):
+        return -2 * jnp.sum((theta - 0.8) ** 2) - 3 * jnp.log(sigma) ** 2
+
+    def objective(v):
+        return deviance(v[:-1], jnp.exp(v[-1]), cp, reml) - 2 * prior(v[:-1], jnp.exp(v[-1]))
+
+    fit = estimate(cp, reml, log_prior=prior)
+    at = np.append(fit.theta, np.log(fit.sigma))
+    assert fit.status == CONVERGED
+    assert np.abs(jax.grad(objective)(at)).max() < 1e-5
+    assert np.linalg.eigvalsh(jax.hessian(objective)(at)).min() > 0
+    np.testing.assert_allclose(fit.criterion, deviance(fit.theta, fit.sigma, cp, reml), rtol=1e-13)
+    by_scipy = minimize(jax.jit(objective), at + 0.3, jac=jax.jit(jax.grad(objective)))
+    assert objective(at) <= by_scipy.fun + 1e-9
+
+
+def null_design() -> Design:
+    """One factor whose estimated variance is zero."""
+    rng = np.random.default_rng(4)
+    y = rng.normal(size=(6, 5))
+    y -= y.mean(1, keepdims=True)
+    codes = np.repeat(np.arange(6), 5)
+    return Design(np.ones((30, 1)), y.ravel(), (RandomTerm(np.ones((30, 1)), codes, 6, Template.full(1)),))
+
+
+def test_a_gamma_prior_avoids_the_boundary():
+    cp = cross_products(null_design())
+    assert estimate(cp).theta[0] == 0
+    fit = estimate(cp, log_prior=Partial(gamma, 0.0))
+    assert fit.status == CONVERGED
+    assert fit.free.all()
+    assert fit.theta[0] > 0.05
+
+
+def test_known_sigma_is_a_meta_analysis():
+    """Effects with known variances: the estimate maximises the likelihood of yᵢ ~ N(μ, sᵢ² + τ²)."""
+    rng = np.random.default_rng(6)
+    s = rng.uniform(0.2, 0.6, 12)
+    y = 1 + rng.normal(size=12) * np.sqrt(s**2 + 0.25)
+    term = RandomTerm(np.ones((12, 1)), np.arange(12), 12, Template.full(1))
+    cp = cross_products(Design(np.ones((12, 1)), y, (term,), weights=1 / s**2))
+
+    def marginal(tau, reml):
+        v = s**2 + tau**2
+        mu = np.sum(y / v) / np.sum(1 / v)
+        return np.sum(np.log(2 * np.pi * v) + (y - mu) ** 2 / v) + reml * (np.log(np.sum(1 / v)) - np.log(2 * np.pi))
+
+    for reml in (True, False):
+        fit = estimate(cp, reml, sigma=1.0)
+        best = minimize(lambda t, r=reml: marginal(t[0], r), [0.3], method="Nelder-Mead", options={"xatol": 1e-9})
+        assert (fit.status, fit.sigma) == (CONVERGED, 1.0)
+        np.testing.assert_allclose(fit.theta[0], abs(best.x[0]), rtol=1e-5)
+        np.testing.assert_allclose(fit.criterion, marginal(fit.theta[0], reml), rtol=1e-12)
+        v = s**2 + fit.theta[0] ** 2
+        np.testing.assert_allclose(fit.vcov[0, 0], 1 / np.sum(1 / v), rtol=1e-10)
+
+
+def test_sigma_known_and_theta_given(cp):
+    fit = estimate(cp, theta=np.array([1.0, 0.2, 0.5]), sigma=2.0)
+    assert (fit.status, fit.sigma) == (FIXED, 2.0)
+    np.testing.assert_allclose(fit.criterion, deviance(np.array([1.0, 0.2, 0.5]), 2.0, cp), rtol=1e-13)
+
+
+def test_held_theta_stay_and_the_others_are_optimal(cp):
+    held = np.array([0.7, 0.0, 0.4])
+    fit = estimate(cp, theta=held, free=np.array([True, False, True]))
+    assert fit.status == CONVERGED
+    assert fit.theta[1] == 0
+    np.testing.assert_array_equal(fit.free, [True, False, True])
+    diagonal = build("vector 2", 31)
+    term = RandomTerm(diagonal.terms[0].x, diagonal.terms[0].codes, 8, Template.diagonal(2))
+    same = estimate(cross_products(diagonal.replace(terms=(term,))))
+    np.testing.assert_allclose(fit.criterion, same.criterion, rtol=1e-12)
+    np.testing.assert_allclose(abs(fit.theta[[0, 2]]), same.theta, atol=1e-6)
+
+
+def test_derivatives_in_data_sigma_hyperparameters_and_held_theta(cp):
+    y = np.asarray(cp.rows.y)
+    direction = np.cos(np.arange(len(y)))
+
+    def value(fit):
+        return jnp.concatenate([fit.theta, fit.beta, fit.sigma[None], fit.criterion[None], fit.vcov.ravel()])
+
+    def of_prior(t):
+        return value(estimate(cp.with_response(y + t * direction), log_prior=Partial(gamma, 0.5 + t)))
+
+    def of_sigma(t):
+        return value(estimate(cp.with_response(y + t * direction), False, sigma=1.2 + t))
+
+    def of_held(t):
+        theta = jnp.array([0.7, 0.3, 0.4]) + t * jnp.array([0.0, 1.0, 0.0])
+        return value(estimate(cp.with_response(y + t * direction), theta=theta, free=np.array([True, False, True])))
+
+    for function in (of_prior, of_sigma, of_held):
+        along = jax.jit(function)
+        forward = jax.jit(lambda t, f=function: jax.jvp(f, (t,), (1.0,))[1])(0.0)
+        close(forward, slope(lambda t, f=along: f(t[0]), np.zeros(1), np.ones(1), 1e-3), 1e-6)
+        backward = jax.jit(jax.grad(lambda t, f=function: jnp.sum(f(t))))(0.0)
+        np.testing.assert_allclose(backward, np.sum(forward), rtol=1e-8)
