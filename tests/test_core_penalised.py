@@ -8,12 +8,12 @@ from core_cases import (
     build,
     close,
     float64,  # noqa: F401
-    slope,
 )
 from jax.tree_util import Partial
 from scipy.optimize import minimize
 
 from lmmjax.core import Design, RandomTerm, Template, cross_products, deviance, estimate
+from lmmjax.core.compile import QUICKEST
 from lmmjax.core.optimize import CONVERGED, FIXED
 
 
@@ -122,26 +122,72 @@ def test_held_theta_stay_and_the_others_are_optimal(cp):
     np.testing.assert_allclose(abs(fit.theta[[0, 2]]), same.theta, atol=1e-6)
 
 
-def test_derivatives_in_data_sigma_hyperparameters_and_held_theta(cp):
+def by_hand(objective, z, held=()):
+    """dz/dt = −H⁻¹ ∂²/∂z∂t of the objective (z, t) at t = 0, over the z that are not held."""
+    free = np.array([i for i in range(len(z)) if i not in held])
+    slopes = jax.jit(jax.jacfwd(jax.grad(objective), argnums=(0, 1)), compiler_options=QUICKEST)
+    hessian, mixed = map(np.asarray, slopes(z, 0.0))
+    out = np.zeros(len(z))
+    out[free] = -np.linalg.solve(hessian[np.ix_(free, free)], mixed[free])
+    return out
+
+
+def check_derivatives(fit_at, objective, held=()):
+    """θ̂ and log σ̂ move as the objective says; β̂ as it does at a fixed θ and along θ̂; backward as forward."""
+    fit = fit_at(0.0)
+    z = np.append(fit.theta, np.log(fit.sigma))
+
+    def value(t):
+        e = fit_at(t)
+        return jnp.append(e.theta, jnp.log(e.sigma))
+
+    forward = jax.jit(lambda t: jax.jvp(value, (t,), (1.0,))[1], compiler_options=QUICKEST)(0.0)
+    close(forward, by_hand(objective, z, held), 1e-6)
+    backward = jax.jit(jax.grad(lambda t: jnp.sum(value(t))), compiler_options=QUICKEST)(0.0)
+    np.testing.assert_allclose(backward, np.sum(forward), rtol=1e-8, atol=1e-12)
+
+
+@pytest.fixture
+def moved(cp):
+    """t ↦ cross-products of a response that moves with t."""
     y = np.asarray(cp.rows.y)
-    direction = np.cos(np.arange(len(y)))
+    return lambda t: cp.with_response(y + t * np.cos(np.arange(len(y))))
 
-    def value(fit):
-        return jnp.concatenate([fit.theta, fit.beta, fit.sigma[None], fit.criterion[None], fit.vcov.ravel()])
 
-    def of_prior(t):
-        return value(estimate(cp.with_response(y + t * direction), log_prior=Partial(gamma, 0.5 + t)))
+def test_derivatives_in_data_and_hyperparameters(moved):
+    def objective(z, t):
+        theta, sigma = z[:-1], jnp.exp(z[-1])
+        return deviance(theta, sigma, moved(t)) - 2 * gamma(0.5 + t, theta, sigma)
 
-    def of_sigma(t):
-        return value(estimate(cp.with_response(y + t * direction), False, sigma=1.2 + t))
+    check_derivatives(lambda t: estimate(moved(t), log_prior=Partial(gamma, 0.5 + t)), objective)
 
-    def of_held(t):
+
+def test_derivatives_in_a_known_sigma(moved):
+    def objective(z, t):
+        return deviance(z[:-1], 1.2 + t, moved(t), False)
+
+    def fit(t):
+        return estimate(moved(t), False, sigma=1.2 + t)
+
+    forward = jax.jit(lambda t: jax.jvp(lambda t: fit(t).theta, (t,), (1.0,))[1], compiler_options=QUICKEST)(0.0)
+    close(forward, by_hand(lambda z, t: objective(jnp.append(z, 0.0), t), fit(0.0).theta), 1e-6)
+
+
+def test_derivatives_beside_held_theta(moved):
+    def objective(z, t):
+        theta = jnp.stack([z[0], 0.3 + t, z[2]])
+        return deviance(theta, jnp.exp(z[-1]), moved(t))
+
+    def fit(t):
         theta = jnp.array([0.7, 0.3, 0.4]) + t * jnp.array([0.0, 1.0, 0.0])
-        return value(estimate(cp.with_response(y + t * direction), theta=theta, free=np.array([True, False, True])))
+        return estimate(moved(t), theta=theta, free=np.array([True, False, True]))
 
-    for function in (of_prior, of_sigma, of_held):
-        along = jax.jit(function)
-        forward = jax.jit(lambda t, f=function: jax.jvp(f, (t,), (1.0,))[1])(0.0)
-        close(forward, slope(lambda t, f=along: f(t[0]), np.zeros(1), np.ones(1), 1e-3), 1e-6)
-        backward = jax.jit(jax.grad(lambda t, f=function: jnp.sum(f(t))))(0.0)
-        np.testing.assert_allclose(backward, np.sum(forward), rtol=1e-8)
+    at = fit(0.0)
+    expected = by_hand(objective, np.append(at.theta, np.log(at.sigma)), held=(1,))
+    expected[1] = 1.0
+
+    def value(t):
+        e = fit(t)
+        return jnp.append(e.theta, jnp.log(e.sigma))
+
+    close(jax.jit(lambda t: jax.jvp(value, (t,), (1.0,))[1], compiler_options=QUICKEST)(0.0), expected, 1e-6)
