@@ -19,6 +19,9 @@ _HOME = {
     "predict_interval": "inference.prediction",
     "drop_one": "inference.compare",
     "anova": "inference.compare",
+    "influence": "diagnostics.influence",
+    "vcov_cr": "diagnostics.influence",
+    "cross_validate": "diagnostics.influence",
     "float64": "precision",
     "enable_compilation_cache": "cache",
     **dict.fromkeys(
@@ -33,6 +36,9 @@ if TYPE_CHECKING:
     from . import core as core
     from . import datasets as datasets
     from .cache import enable_compilation_cache as enable_compilation_cache
+    from .diagnostics.influence import cross_validate as cross_validate
+    from .diagnostics.influence import influence as influence
+    from .diagnostics.influence import vcov_cr as vcov_cr
     from .errors import ConvergenceWarning as ConvergenceWarning
     from .errors import DataError as DataError
     from .errors import DroppedWarning as DroppedWarning

@@ -94,14 +94,17 @@ def eliminate_chain(theta, cp: CrossProducts, probes=None):
         d = t @ t.T if probes is None else t @ t.T + probes[s]
         log_dets, w = posterior(d, jax.lax.stop_gradient(t), gram)
         solved.append(Solved(w, gram, border, entries))
-        log_det += jnp.sum(_counted(cp, s, log_dets))
+        log_det += jnp.sum(_times(cp.stages[s].copies, _counted(cp, s, log_dets)))
         passed = _pass_on(cp, s, passed, solved[-1])
     return log_det, _schur(cp, passed), tuple(solved)
 
 
 def _counted(cp: CrossProducts, s: int, values):
     """(ℓ, …) values times the case weights of the factor's levels."""
-    count = cp.stages[s].multiplicity
+    return _times(cp.stages[s].multiplicity, values)
+
+
+def _times(count, values):
     return values if count is None else values * count.reshape(-1, *[1] * (values.ndim - 1))
 
 
@@ -123,7 +126,8 @@ def _pass_on(cp: CrossProducts, s: int, passed: _Passed, own: Solved) -> _Passed
     """Adds borderᵀ W border of one factor, split into what its outer factors need and what all share."""
     outer = sum(f.p for f in cp.plan.chain[s + 1 :])
     wb = _counted(cp, s, matmul(own.w, own.border))  # (ℓ, P, c)
-    tail = passed.tail + jnp.einsum("lpa,lpb->ab", own.border[..., outer:], wb[..., outer:])
+    copies = _times(cp.stages[s].copies, wb[..., outer:])
+    tail = passed.tail + jnp.einsum("lpa,lpb->ab", own.border[..., outer:], copies)
     out = replace(passed, tail=tail)
     if outer:
         block = matmul(own.border[..., :outer].mT, wb)

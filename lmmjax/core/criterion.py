@@ -15,7 +15,7 @@ import numpy as np
 from .blocks import Eliminated, back_substitute, eliminate
 from .compile import jit
 from .crossprod import CrossProducts
-from .linalg import inverse_factor, log_diagonal, solve_upper, weighted_gram
+from .linalg import inverse_factor, log_diagonal, solve_lower, solve_upper, weighted_gram
 from .onefactor import one_factor_slopes
 from .plan import Plan
 
@@ -49,6 +49,17 @@ def deviance_of(parts, sigma, cp: CrossProducts, reml: bool):
     nu = residual_df(cp, reml)
     dets = log_l + reml * log_rx
     return dets - cp.log_weights + nu * jnp.log(2 * jnp.pi * sigma**2) + jnp.exp(log_prss) / sigma**2
+
+
+@jit
+def deviance_at(beta, theta, sigma, cp: CrossProducts):
+    """−2 log-likelihood at β (p,), θ (m,) and σ: nothing is profiled out. Linear in case weights of groups."""
+    eliminated, inverse = factorise(theta, cp)
+    q = cp.plan.q_rest
+    log_l = inverse_pieces(cp, eliminated, inverse)[0]
+    root = solve_lower(inverse[q:, q:], jnp.eye(cp.p + 1, dtype=inverse.dtype))  # of [X, y]ᵀV⁻¹[X, y]
+    residual = root.T @ jnp.append(cp.response.shift - cp.basis @ beta, 1)
+    return log_l - cp.log_weights + cp.n * jnp.log(2 * jnp.pi * sigma**2) + residual @ residual / sigma**2
 
 
 @jit

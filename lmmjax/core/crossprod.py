@@ -23,13 +23,15 @@ class Stage:
 
     gram : (ℓ, P, P) diagonal blocks of Z_sᵀZ_s. border : (ℓ, P, c) Z_sᵀ[Z of the outer chain, (dense rest,) X]; a
     level meets one level of each outer factor. entries : (N, P) Z_sᵀZ_rest at the plan's sparse crossings, or None.
-    multiplicity : (ℓ,) case weights of whole levels, or None.
+    multiplicity : (ℓ,) case weights of whole levels, or None. copies : (ℓ,) those of the outermost level that holds
+    each level: how often all that is eliminated within it counts.
     """
 
     gram: Any
     border: Any
     entries: Any = None
     multiplicity: Any = None
+    copies: Any = None
 
 
 @jax.tree_util.register_dataclass
@@ -53,7 +55,8 @@ class Rows:
     """Whitened rows, kept for new responses and case weights.
 
     X : (n, p) in its basis. z, codes : per factor, chain then rest, (n, P) and (n,). y : (n,) as given.
-    cases : (n,) multiplicities of rows; levels : (ℓ₁,) multiplicities of the first chain factor's levels; or None.
+    cases : (n,) multiplicities of rows; levels : (ℓ₁,) those of the first chain factor's levels; groups : (ℓ_k,) those
+    of the last one's; or None.
     """
 
     X: Any
@@ -64,13 +67,18 @@ class Rows:
     offset: Any = None
     cases: Any = None
     levels: Any = None
+    groups: Any = None
+    group_codes: Any = None
 
-    def counted(self, columns, lead: bool = False):
-        """(n, c) columns times the rows' multiplicities; the lead factor's own products count its levels once."""
+    def counted(self, columns, lead: bool = False, chain: bool = False):
+        """(n, c) columns times the rows' multiplicities; the lead factor's own products count its levels once, and
+        those of the chain its outermost levels."""
         if self.cases is not None:
             columns = columns * self.cases[:, None]
         if self.levels is not None and not lead:
             columns = columns * self.levels[self.codes[0]][:, None]
+        if self.groups is not None and not chain:
+            columns = columns * self.groups[self.group_codes][:, None]
         return columns
 
     def whiten(self, y):
@@ -123,12 +131,22 @@ class CrossProducts:
         rows = replace(_kept(self.rows), y=y)
         return replace(self, rows=rows, response=_response(rows, self.plan, self.orthonormal, self.level_factors))
 
-    def with_case_weights(self, rows=None, levels=None) -> "CrossProducts":
-        """Multiplicities of rows (n,) or of whole levels of the first chain factor (ℓ₁,): integers are replication.
+    def with_case_weights(self, rows=None, levels=None, groups=None) -> "CrossProducts":
+        """Multiplicities of rows (n,), of whole levels of the first chain factor (ℓ₁,), or of the last one (ℓ_k,).
 
-        A level's weight multiplies its share of log|L|, of every cross-product and of n (DESIGN: case weights).
+        Integers are replication. The last factor's levels, `groups`, hold the others': ValueError where crossed factors
+        leave no such groups. A level's weight multiplies its share of log|L|, of every cross-product and of n (DESIGN:
+        case weights).
         """
-        rows = replace(_kept(self.rows), cases=rows, levels=levels)
+        if groups is not None and (self.plan.rest or not self.plan.chain):
+            raise ValueError(
+                "no independent groups: their levels meet in crossed or correlated factors, or none is there"
+            )
+        if len(self.plan.chain) == 1 and groups is not None and levels is None:
+            levels, groups = groups, None
+        rows = replace(_kept(self.rows), cases=rows, levels=levels, groups=groups)
+        if groups is not None:
+            rows = replace(rows, group_codes=rows.codes[len(self.plan.chain) - 1])
         return _assemble(rows, self.plan, self.basis, self.orthonormal, self.level_factors)
 
     def with_fixed(self, C) -> "CrossProducts":
@@ -216,7 +234,7 @@ def _stage(rows: Rows, plan: Plan, s: int, level_factors) -> Stage:
     """Products of chain factor s with itself, with the outer chain, the rest and X."""
     xp, k, levels = namespace(rows), len(plan.chain), plan.chain[s].n_levels
     z, codes, lead = rows.z[s], rows.codes[s], s == 0
-    inner = rows.counted(z, lead)
+    inner = rows.counted(z, lead, chain=True)
     gram = segment_outer(inner, z, codes, levels)
     border = [segment_outer(inner, rows.z[i], codes, levels) for i in range(s + 1, k)]
     entries = None
@@ -229,7 +247,16 @@ def _stage(rows: Rows, plan: Plan, s: int, level_factors) -> Stage:
         blocks = (segment_outer(inner, zr, index, count) for index, count, zr in met)
         entries = xp.concatenate([xp.swapaxes(b, 1, 2).reshape(-1, z.shape[1]) for b in blocks])
     border.append(segment_outer(inner, rows.X, codes, levels))
-    return Stage(gram, xp.concatenate(border, -1), entries, rows.levels if lead else None)
+    copies = None if rows.groups is None else rows.groups[_outermost(plan, s)]
+    return Stage(gram, xp.concatenate(border, -1), entries, rows.levels if lead else None, copies)
+
+
+def _outermost(plan: Plan, s: int):
+    """(ℓ,) the level of the last chain factor that holds each level of factor s."""
+    at = np.arange(plan.chain[s].n_levels)
+    for parents in plan.parents[s:]:
+        at = parents[at]
+    return at
 
 
 def _crossed(inner, codes, levels: int, rows: Rows, plan: Plan, i: int):
@@ -266,7 +293,7 @@ def _response(rows: Rows, plan: Plan, orthonormal: bool, level_factors) -> Respo
     y = (y - rows.X @ shift)[:, None]
     counted, products = rows.counted(y), []
     for i, factor in enumerate(plan.chain + plan.rest):
-        times = rows.counted(y, lead=True) if i == 0 else counted
+        times = rows.counted(y, i == 0, i < k)
         products.append(segment_outer(rows.z[i], times, rows.codes[i], factor.n_levels))
     dense = xp.concatenate([*(z.reshape(-1) for z in products[k:]), (rows.X.T @ counted)[:, 0]])
     dense = mixed(dense, level_factors, plan)

@@ -34,8 +34,9 @@ def conditional_variances(theta, cp: CrossProducts):
     slopes = jax.grad(log_det)(tuple(jnp.zeros_like(s.gram) for s in cp.stages))
     out = []
     for stage, slope, t in zip(cp.stages, slopes, template_blocks(theta, plan, plan.chain), strict=True):
-        d, count = t @ t.T, stage.multiplicity
-        slope = slope if count is None else slope / count[:, None, None]
+        d = t @ t.T
+        for count in (stage.multiplicity, stage.copies):
+            slope = slope if count is None else slope / count[:, None, None]
         out.append(d - d @ (0.5 * (slope + slope.mT)) @ d)
     inverse, start = inverse_factor(eliminate(theta, cp).dense)[:q, :q], 0
     blocks = template_blocks(theta, plan, plan.rest)

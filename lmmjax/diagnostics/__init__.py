@@ -1,0 +1,1 @@
+"""What a fit leans on: influence, robust covariances, cross-validation."""
