@@ -1,4 +1,4 @@
-"""What derivatives of the REML criterion cost, as multiples of its value: gradient, and gradient with Hessian."""
+"""What derivatives cost: of the REML criterion, as multiples of its value, and of a fit, as multiples of the fit."""
 
 import tempfile
 from collections.abc import Callable, Iterator
@@ -28,6 +28,7 @@ def run() -> list[Row]:
         with lj.float64():
             cp = jax.device_put(fit.cross_products)
             rows += _measure(case, fit.theta, cp)
+            rows += _measure_fit(case, fit.design.y, cp)
     if not any(r.case == insteval.CASE for r in rows):
         rows.append(skip(insteval.CASE, "lmmjax", "no data"))
     return rows
@@ -45,20 +46,34 @@ def _models() -> Iterator[tuple[str, str, pd.DataFrame, list[float]]]:
 def _measure(case: str, theta: np.ndarray, cp: Any) -> list[Row]:
     functions: dict[str, Callable] = {
         "value": jax.jit(partial(lj.core.criterion, reml=True)),
-        "gradient (jax.grad)": jax.jit(jax.grad(partial(lj.core.criterion, reml=True))),
+        "value and gradient (jax.value_and_grad)": jax.jit(jax.value_and_grad(partial(lj.core.criterion, reml=True))),
         "value, gradient and Hessian (expansion)": jax.jit(partial(lj.core.expansion, reml=True)),
     }
+    return _multiples(case, functions, (theta, cp), "values", f"{len(theta)} θ; ")
+
+
+def _measure_fit(case: str, y: np.ndarray, cp: Any) -> list[Row]:
+    def scalar(y: Any, cp: Any) -> Any:
+        e = lj.core.estimate(cp.with_response(y))
+        return e.sigma + e.theta.sum() + e.beta[0]
+
+    functions = {"fit, from y": jax.jit(scalar), "gradient in y of a scalar of the fit": jax.jit(jax.grad(scalar))}
+    return _multiples(case, functions, (y, cp), "fits")
+
+
+def _multiples(case: str, functions: dict[str, Callable], arguments: tuple, unit: str, note: str = "") -> list[Row]:
+    """A row for each function, as multiples of the first."""
     rows: list[Row] = []
     jax.clear_caches()  # so that first calls compile
     for name, function in functions.items():
 
         def call(function: Callable = function) -> Any:
-            return jax.block_until_ready(function(theta, cp))
+            return jax.block_until_ready(function(*arguments))
 
         first = seconds_of(call)
         values = warm(call, REPEATS)
-        multiple = f"{median(values) * 1000 / (rows[0].median or 1):.1f} values, " if rows else ""
-        rows.append(row(case, "lmmjax", name, values, note=f"{multiple}{len(theta)} θ; first call {first:.1f} s"))
+        multiple = f"{median(values) * 1000 / (rows[0].median or 1):.1f} {unit}, " if rows else ""
+        rows.append(row(case, "lmmjax", name, values, note=f"{multiple}{note}first call {first:.1f} s"))
     return rows
 
 

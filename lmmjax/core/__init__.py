@@ -9,7 +9,7 @@ from .crossprod import CrossProducts, cross_products
 from .design import Design, RandomTerm
 from .effects import conditional_variances, linear_predictor
 from .estimate import Estimate, estimate
-from .information import theta_sigma_hessian
+from .information import information, theta_sigma_hessian, variance_information
 from .optimize import STATUS
 from .plan import Plan, make_plan
 from .simulate import simulate
@@ -36,6 +36,7 @@ __all__ = [
     "estimate_many",
     "expansion",
     "indicator",
+    "information",
     "khatri_rao",
     "linear_predictor",
     "make_plan",
@@ -45,6 +46,7 @@ __all__ = [
     "simulate",
     "term_matrix",
     "theta_sigma_hessian",
+    "variance_information",
 ]
 
 # Loaded when first asked for: scipy.sparse and the batches cost a new process more time than a fit that was kept.

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..precision import float64
-from .linalg import cholesky
 from .namespace import namespace
 
 
@@ -29,10 +28,10 @@ class Template:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "start", tuple(float(s) for s in np.atleast_1d(np.asarray(self.start, float))))
-        shape = (self.fn.p,) * 2 if self.filled else jax.eval_shape(self.fn, jnp.zeros(self.n_theta)).shape
-        if len(shape) != 2 or shape[0] != shape[1] or 0 in shape or not np.isfinite(self(np.array(self.start))).all():
-            raise ValueError(f"Template: fn(start) must be a square matrix of finite numbers, (p, p); it is {shape}")
-        object.__setattr__(self, "p", shape[0])
+        t = np.asarray(self(np.array(self.start)))
+        if t.ndim != 2 or t.shape[0] != t.shape[1] or not t.size or not np.isfinite(t).all():
+            raise ValueError(f"Template: fn(start) must be a square matrix of finite numbers, (p, p); it is {t.shape}")
+        object.__setattr__(self, "p", len(t))
 
     p: int = field(init=False)
 
@@ -151,10 +150,20 @@ class CompoundSymmetry:
     p: int
 
     def __call__(self, theta):
+        p = self.p
+        if p == 1:
+            return theta[:1, None]
         share = jax.nn.sigmoid(theta[1])  # of the eigenvalue along (1, …, 1) in the trace
-        rho = (self.p * share - 1) / max(self.p - 1, 1)
-        eye = jnp.eye(self.p, dtype=theta.dtype)
-        return theta[0] * cholesky(rho + (1 - rho) * eye)
+        rho, rest = (
+            (p * share - 1) / (p - 1),
+            p * jax.nn.sigmoid(-theta[1]) / (p - 1),
+        )  # rest = 1 − ρ, to all its digits
+        k = np.arange(1, p)
+        grown = jnp.append(1 + k[:-1] * rho, p * share)  # 1 + kρ
+        before = jnp.append(jnp.ones(1, theta.dtype), grown[:-1])
+        diagonal = jnp.append(jnp.ones(1, theta.dtype), jnp.sqrt(rest * grown / before))
+        below = rho * jnp.append(jnp.ones(1, theta.dtype), jnp.sqrt(rest / (before * grown)))
+        return theta[0] * (jnp.tril(jnp.broadcast_to(below, (p, p)), -1) + jnp.diag(diagonal))
 
 
 @dataclass(frozen=True)
@@ -166,7 +175,9 @@ class Autoregressive:
     def __call__(self, theta):
         rho = jnp.tanh(theta[1])
         powers = jnp.stack([rho**k for k in range(self.p)])
-        return theta[0] * _markov(powers[abs(np.subtract.outer(np.arange(self.p), np.arange(self.p)))])
+        correlation = powers[abs(np.subtract.outer(np.arange(self.p), np.arange(self.p)))]
+        # √(1 − ρ²) = 1/cosh z, to all its digits
+        return theta[0] * _markov(correlation, jnp.broadcast_to(1 / jnp.cosh(theta[1]), self.p - 1))
 
 
 @dataclass(frozen=True)
@@ -177,10 +188,10 @@ class Exponential:
 
     def __call__(self, theta):
         distance = abs(np.subtract.outer(self.positions, self.positions)).astype(theta.dtype)
-        return theta[0] * _markov(jnp.exp(-distance * jnp.exp(-theta[1])))
+        scaled = -distance * jnp.exp(-theta[1])
+        return theta[0] * _markov(jnp.exp(scaled), jnp.sqrt(-jnp.expm1(2 * jnp.diagonal(scaled, -1))))
 
 
-def _markov(correlation):
-    """The Cholesky factor of a Markov chain's correlations: rᵢⱼ √(1 − rⱼ,ⱼ₋₁²)."""
-    before = jnp.diagonal(correlation, -1)
-    return jnp.tril(correlation) * jnp.sqrt(1 - jnp.concatenate([jnp.zeros(1, before.dtype), before]) ** 2)
+def _markov(correlation, innovation):
+    """The Cholesky factor of a Markov chain's correlations: rᵢⱼ √(1 − rⱼ,ⱼ₋₁²), the root given (p − 1,)."""
+    return jnp.tril(correlation) * jnp.concatenate([jnp.ones(1, correlation.dtype), innovation])

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 UNROLL = 4
 SWEEPS = (0, 0, 1, 4, 5)  # of Jacobi's method, by the size of the matrix: to rounding in double precision
 FUSED = 16  # inner dimension from which a product is not written out
-HALVE = 320  # rows from which triangular products are split
+HALVE = 100  # rows from which triangular products are split
 
 
 def matmul(a, b):

@@ -145,7 +145,7 @@ def model_step(gradient, hessian, radius):
     values, vectors = eigh(jnp.where(jnp.isfinite(hessian), hessian, 0))
     g, lowest = vectors.T @ gradient, jnp.argmin(values)
     largest = jnp.max(abs(values))
-    modulus = jnp.maximum(abs(values), 1e-8 * largest + tiny)
+    modulus = jnp.maximum(abs(values), 1e-10 * largest + tiny)
     decrement = 0.5 * jnp.sum(g**2 / modulus)
     saddle = values[lowest] < -(eps**0.5) * (1 + largest)
     kick = jnp.where(saddle & (np.arange(g.shape[0]) == lowest), 0.5 * radius * jnp.where(g > 0, -1, 1), 0)
