@@ -29,9 +29,21 @@ def refit(fit: Fit, y: Any) -> Fit:
     if not np.isfinite(y).all():
         raise DataError(f"y is not finite in {int((~np.isfinite(y)).sum())} of its {len(y)} rows")
     check_response(fit.schema.response, y)
-    theta = fit.theta if int(fit.estimate.status) == FIXED else None
+    theta = given_theta(fit)
     design = fit.design.replace(y=y)
     return fit_cross_products(fit.schema, design, fit.cross_products.with_response(y), fit.reml, theta)
+
+
+def key_of(seed: Any) -> jax.Array:
+    """A JAX key from an int or a key; to be called inside `float64()`."""
+    if not isinstance(seed, int | np.integer | jax.Array):
+        raise TypeError(f"seed={seed!r}: give an int or a JAX key")
+    return jax.random.key(seed) if isinstance(seed, int | np.integer) else seed
+
+
+def given_theta(fit: Fit) -> np.ndarray | None:
+    """(m,) θ where it was given instead of estimated: refits leave it alone."""
+    return fit.theta if fit.design.terms and int(fit.estimate.status) == FIXED else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +138,8 @@ def refit_many(fit: Fit, Y: Any, keep: Any = None, memory: int = 2**28, progress
     Y = Y.to_numpy() if isinstance(Y, pd.DataFrame) else Y
     if len(Y.shape) != 2 or Y.shape[1] != fit.nobs:
         raise DataError(f"Y has shape {tuple(Y.shape)}; the fit uses {fit.nobs} rows: give (responses, {fit.nobs})")
-    theta = np.tile(fit.theta, (len(Y), 1)) if int(fit.estimate.status) == FIXED and len(fit.theta) else None
+    given = given_theta(fit)
+    theta = None if given is None else np.broadcast_to(given, (len(Y), len(given)))
     return BatchFit(fit, Y, estimate_many(fit.cross_products, Y, fit.reml, keep, theta, memory, progress))
 
 
@@ -137,8 +150,5 @@ def simulate(fit: Fit, n: int = 1, seed: Any = 0, use_u: bool = False) -> np.nda
     seed : an int or a JAX key; replicate i of a seed is the same whatever n is. use_u : keep the estimated random
     effects instead of drawing new ones.
     """
-    if not isinstance(seed, int | np.integer | jax.Array):
-        raise TypeError(f"seed={seed!r}: give an int or a JAX key")
-    key = jax.random.key(seed) if isinstance(seed, int | np.integer) else seed
-    e = fit.estimate
+    key, e = key_of(seed), fit.estimate
     return np.asarray(simulate_responses(fit.design, e.theta, e.beta, e.sigma, key, n, e.b if use_u else None))

@@ -1,6 +1,7 @@
 """Set-up of the whole suite: JAX on the CPU, its compilation cache, one BLAS thread, and the reference numbers."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "network" in item.keywords:
             item.add_marker(skip)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_kept() -> Iterator[None]:
+    """Executables are kept for the next process, which costs this one time: only their own tests do so."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lmmjax.core.compile.folder", lambda: None)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,8 @@ from lmmjax.inference.bootstrap import Bootstrap, bootstrap
 from lmmjax.inference.bootstrap_lrt import bootstrap_lrt, is_decided
 from lmmjax.inference.cases import _layout, jackknife, resample
 from lmmjax.inference.prediction import _target, predict_interval
-from lmmjax.inference.sampling import chunks, key_of, reflated, residual
+from lmmjax.inference.sampling import chunks, reflated, residual
+from lmmjax.refitting import key_of
 
 # Replicates, and the memory that makes chunks of 64, 1024 and 2048 of the pulp data, so that few shapes are compiled.
 N, BY_64, BY_1024, BY_2048 = 64, 2**16, 2**21, 3 * 2**20

@@ -235,10 +235,10 @@ def test_compilation_cache(tmp_path, monkeypatch):
         monkeypatch.delenv(variable, raising=False)
     folder = tmp_path / "not yet" / "there"
     first = run(CACHE, str(folder))
-    entries = {p.name for p in folder.iterdir() if p.name.endswith("-cache")}
-    assert entries
+    kept = {p.name for p in (folder / "lmmjax").iterdir()}
+    assert len(kept) == 1
     assert run(CACHE, str(folder)) == first
-    assert {p.name for p in folder.iterdir() if p.name.endswith("-cache")} == entries
+    assert {p.name for p in (folder / "lmmjax").iterdir()} == kept
 
 
 def test_compilation_cache_of_the_user(tmp_path, monkeypatch):

@@ -161,6 +161,32 @@ def test_correlated_levels(name, which):
             close(variances, expected[one.terms[0]], 1e-10)
 
 
+@pytest.mark.parametrize("name, which", [("scalar", 0), ("crossed", 0), ("crossed", 1)])
+def test_batches_of_correlated_levels_are_loops(name, which):
+    design = with_kinship(name, which).replace(weights=None)
+    cp = cross_products(design, orthonormal=True)
+    Y = np.asarray(simulate(design, np.ones(design.n_theta), np.ones(3), 1.0, jax.random.key(3), 4))
+    found = estimate_many(cp, Y)
+    for i, y in enumerate(Y):
+        one = estimate(cp.with_response(y))
+        np.testing.assert_allclose(found.criterion[i], one.criterion, rtol=1e-9)
+        np.testing.assert_allclose(found.theta[i], one.theta, atol=1e-4)
+
+
+def test_batches_of_an_own_scalar_template_are_loops():
+    design = with_template("scalar", Template(scalar, (0.0,)))
+    cp = cross_products(design)
+    Y = design.y + np.random.default_rng(0).normal(size=(3, design.n))
+    found = estimate_many(cp, Y)
+    for i, y in enumerate(Y):
+        np.testing.assert_allclose(found.criterion[i], estimate(cp.with_response(y)).criterion, rtol=1e-9)
+
+
+def scalar(theta):
+    """A standard deviation on the log scale."""
+    return jnp.exp(theta)[:, None]
+
+
 def cross_criterion(design, theta, reml):
     """The criterion from chunks of rows and with a response set later."""
     other = cross_products(design.replace(y=0 * design.y))

@@ -79,11 +79,14 @@ class Template:
         return len(self.start)
 
     def __call__(self, theta):
-        """T(θ), shape (p, p), from θ of shape (n_theta,); NumPy in, NumPy out."""
-        if self.filled or not isinstance(theta, np.ndarray):
+        """T(θ), (p, p), from θ (n_theta,), or stacks of both; NumPy in, NumPy out."""
+        if self.filled:
             return self.fn(theta)
+        fn = self.fn if theta.ndim == 1 else jax.vmap(self.fn)
+        if not isinstance(theta, np.ndarray):
+            return fn(theta)
         with float64():
-            return np.asarray(self.fn(jnp.asarray(theta)))
+            return np.asarray(fn(jnp.asarray(theta)))
 
     @cached_property
     def basis(self) -> np.ndarray:

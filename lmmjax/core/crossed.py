@@ -56,7 +56,12 @@ class Reduced(NamedTuple):
 def applies(cp: CrossProducts) -> bool:
     """Whether the model has two crossed scalar terms of sizes for which this pays."""
     plan = cp.plan
-    if [t.p for t in plan.templates] != [1, 1] or len(plan.chain) != 1 or not plan.dense_border:
+    if (
+        [t.p for t in plan.templates] != [1, 1]
+        or not plan.filled.all()
+        or len(plan.chain) != 1
+        or not plan.dense_border
+    ):
         return False
     q1, q2 = plan.chain[0].n_levels, plan.rest[0].n_levels
     return q1 <= MOST_LEVELS[0] and WORTH <= q2 <= MOST_LEVELS[1] and cp.stages[0].multiplicity is None

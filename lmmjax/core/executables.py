@@ -48,7 +48,7 @@ def load_or_compile(jitted: Any, function: Callable, options: Any, shapes: Any, 
     lowered = jitted.lower(*args, **kwargs)
     # LAPACK's functions are only registered when a call to them is lowered.
     if lowered.out_tree != trees[1] or "lapack" in lowered.as_text():
-        return jitted
+        return lowered.compile()
     with _outside_jax_cache():
         compiled = lowered.compile()
     if _store(file, compiled) and not _runs(_load(file, trees), args, kwargs):

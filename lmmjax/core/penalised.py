@@ -15,7 +15,7 @@ from .crossprod import CrossProducts
 from .implicit import implicit
 from .information import deviance_expansion
 from .optimize import Minimum, newton
-from .rectify import SINGULAR, column_norms, even, moves, rectified
+from .rectify import SINGULAR, column_norms, moves, rectified
 from .start import column_scale
 
 
@@ -104,7 +104,7 @@ def _symmetric(problem: Problem):
     if problem.log_prior is not None:
         return np.zeros(problem.start.shape, bool)
     whole = [jnp.broadcast_to(problem.estimated[s].all(), s.stop - s.start) for s in plan.theta_slices()]
-    return even(plan) & jnp.concatenate(whole)
+    return plan.filled & jnp.concatenate(whole)
 
 
 def _free(z, problem: Problem):

@@ -82,6 +82,11 @@ class Plan:
         """Whether the chain meets the rest in a dense border rather than in sparse entries."""
         return bool(self.rest) and not self.crossings
 
+    @property
+    def filled(self) -> np.ndarray:
+        """(m,) whether each θ is an entry of its T, in whose columns a criterion is even."""
+        return np.concatenate([np.full(t.n_theta, t.filled) for t in self.templates])
+
     def take(self, rows) -> "Plan":
         """The plan for a chunk of the rows (a slice or index array), whose cross-products then add to the others'."""
         if not self.crossings:

@@ -22,14 +22,9 @@ def moves(theta, scale, plan: Plan):
     return column_norms(theta * scale, scale, plan) >= _rounding(theta)
 
 
-def even(plan: Plan) -> np.ndarray:
-    """(m,) whether a criterion is even in the column of T that each θ belongs to."""
-    return np.concatenate([np.full(t.n_theta, t.filled) for t in plan.templates])
-
-
 def rectified(found: Minimum, scale, plan: Plan, symmetric=None) -> Minimum:
-    """The optimiser's end in θ, with a non-negative diagonal of every T whose θ are `symmetric`, by default `even`."""
-    symmetric = even(plan) if symmetric is None else symmetric
+    """The end in θ; a T whose θ are `symmetric`, (m,), by default `plan.filled`, gets a non-negative diagonal."""
+    symmetric = plan.filled if symmetric is None else symmetric
     found = _snap(found, scale, plan, symmetric)
     gradient, hessian = found.gradient * scale, found.hessian * scale * scale[:, None]
     return _rectify(found._replace(x=found.x / scale, gradient=gradient, hessian=hessian), plan, symmetric)

@@ -44,7 +44,7 @@ class Spectrum(NamedTuple):
 def applies(cp: CrossProducts) -> bool:
     """Whether the model has a single scalar term, of few levels and without case weights of levels."""
     plan = cp.plan
-    scalar = len(plan.templates) == 1 and len(plan.chain) == 1 and plan.chain[0].p == 1
+    scalar = len(plan.templates) == 1 and plan.templates[0].filled and len(plan.chain) == 1 and plan.chain[0].p == 1
     return scalar and plan.chain[0].n_levels <= MOST_LEVELS and cp.stages[0].multiplicity is None
 
 

@@ -14,8 +14,7 @@ def default_start(cp: CrossProducts, scale=None):
     scale : `column_scale(cp)`, where it is known already.
     """
     start = np.concatenate([t.start for t in cp.plan.templates]).astype(cp.dense.dtype)
-    filled = np.concatenate([np.full(t.n_theta, t.filled) for t in cp.plan.templates])
-    return start / namespace(cp).where(filled, column_scale(cp) if scale is None else scale, 1.0)
+    return start / namespace(cp).where(cp.plan.filled, column_scale(cp) if scale is None else scale, 1.0)
 
 
 def column_scale(cp: CrossProducts):
@@ -31,14 +30,13 @@ def moment_start(cp: CrossProducts):
     With gᵢ = zᵢᵀzᵢ and B = Σ (zᵢᵀy)²/gᵢ over ℓ levels, E B ≈ ℓσ² + σ²θ² Σ gᵢ.
     """
     xp, yy, out = namespace(cp), cp.response.yy, []
-    filled = np.concatenate([np.full(t.n_theta, t.filled) for t in cp.plan.templates])
     for squares, products in _column_products(cp):
         levels, total = squares.shape[0], xp.maximum(xp.sum(squares, 0, keepdims=True), 1e-300)
         between = xp.sum(products**2 / xp.maximum(squares, 1e-300), 0, keepdims=True)
         within = xp.maximum((yy - between) / (cp.n - levels), 1e-6 * yy / cp.n)
         out.append(xp.sqrt(xp.maximum((between / within - levels) / total, 0.0025 * cp.n / total)))
     start = default_start(cp)
-    return xp.where(filled, start * column_scale(cp) * _per_theta(out, cp), start)
+    return xp.where(cp.plan.filled, start * column_scale(cp) * _per_theta(out, cp), start)
 
 
 def curvature_guess(cp: CrossProducts, theta):

@@ -12,6 +12,7 @@ import pandas as pd
 from ..core.estimate import Estimate
 from ..fit import Fit
 from ..precision import in_float64, to_numpy
+from ..refitting import key_of, refit_many
 from ..tables import format_numbers, text_table
 from . import intervals
 from .cases import case_draws, jackknife
@@ -21,9 +22,7 @@ from .sampling import (
     check_replicates,
     chunks,
     failed,
-    key_of,
     parametric,
-    refit_many,
     residual,
     response_bytes,
 )
@@ -197,6 +196,6 @@ def _refitted(
     parts = []
     todo = chunks(n, response_bytes(fit.design), memory, progress)
     for first, count in todo:
-        found = refit_many(fit, responses(key, first, todo.size), statistic, memory)
+        found = refit_many(fit, responses(key, first, todo.size), statistic, memory).estimates
         parts.append(jax.tree.map(lambda a, count=count: a[:count], (found.kept, found.status)))
     return jax.tree.map(lambda *a: np.concatenate(a), *parts)

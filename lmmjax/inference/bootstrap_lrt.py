@@ -11,6 +11,7 @@ from ..core.estimate import Estimate, estimate
 from ..errors import DataError
 from ..fit import Fit
 from ..precision import in_float64, to_numpy
+from ..refitting import given_theta, key_of
 from .results import BootstrapTest
 from .sampling import (
     LARGEST,
@@ -18,8 +19,6 @@ from .sampling import (
     check_replicates,
     chunks,
     failed,
-    given_theta,
-    key_of,
     parametric,
     response_bytes,
 )

@@ -19,7 +19,7 @@ from ..core.start import column_scale
 from ..errors import DataError
 from ..fit import Fit
 from ..precision import in_float64, to_numpy
-from .sampling import given_theta
+from ..refitting import given_theta
 
 DEFICIENT = 1e-10  # eigenvalue of XᵀX, relative to the largest, that says that columns depend on each other
 

@@ -19,8 +19,9 @@ from ..errors import DataError, FormulaError
 from ..fit import Fit
 from ..formula.frame import frame_of
 from ..precision import in_float64
+from ..refitting import key_of, refit_many
 from .intervals import check_level, tails
-from .sampling import MEMORY, check_replicates, chunks, failed, key_of, refit_many, response_bytes
+from .sampling import MEMORY, check_replicates, chunks, failed, response_bytes
 
 METHODS = ("studentized", "percentile", "plugin")
 
@@ -115,7 +116,7 @@ class Target:
         templates = [t.template for t in self.design.terms]
         for x, new, template, s in zip(self.x, self.new, templates, term_slices(tuple(templates)), strict=True):
             if new:
-                t = np.stack([template(row) for row in theta[:, s]])
+                t = template(theta[:, s])
                 out += np.sum(np.einsum("rp,bpq->brq", x, t) ** 2, -1)
         return out
 
@@ -172,7 +173,7 @@ def _draws(
     todo = chunks(n, bytes_each, memory, progress)
     for first, count in todo:
         y, b = _simulator(todo.size, stays)(fit.design, e.theta, e.beta, e.sigma, e.b, keys[:2], first)
-        found = refit_many(fit, y, _kept, memory)
+        found = refit_many(fit, y, _kept, memory).estimates
         z = _normals(todo.size, len(target.X))(keys[2], first)
         new = _errors(e, target, found, b, z) if method == "studentized" else _predictions(e, target, found, z, method)
         parts.append(new[:count])

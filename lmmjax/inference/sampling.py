@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from ..core.batch import Estimates, estimate_many
 from ..core.compile import jit
 from ..core.design import Design
 from ..core.effects import linear_predictor
@@ -27,22 +26,10 @@ COPIES = 6  # arrays of a response's size that live at once
 RANK = 1e-14  # of second moments, relative to the largest
 
 
-def key_of(seed: Any) -> jax.Array:
-    """A JAX key from an int or a key; to be called inside `float64()`."""
-    if not isinstance(seed, int | np.integer | jax.Array):
-        raise TypeError(f"seed={seed!r}: give an int or a JAX key")
-    return jax.random.key(seed) if isinstance(seed, int | np.integer) else seed
-
-
 def check_replicates(n: int) -> None:
     """Raises ValueError unless n is a positive integer."""
     if not isinstance(n, int | np.integer) or n < 1:
         raise ValueError(f"n={n!r}: give a positive number of replicates")
-
-
-def given_theta(fit: Fit) -> np.ndarray | None:
-    """(m,) θ where it was given instead of estimated: refits leave it alone."""
-    return fit.theta if fit.design.terms and int(fit.estimate.status) == FIXED else None
 
 
 def failed(status: np.ndarray) -> np.ndarray:
@@ -73,13 +60,6 @@ def chunks(n: int, bytes_each: int, memory: int, progress: bool = False, largest
     while size > SMALLEST and -n % size > n // 8:
         size //= 2
     return Chunks(n, size, progress)
-
-
-def refit_many(fit: Fit, Y: Any, keep: Callable | None = None, memory: int = MEMORY) -> Estimates:
-    """The model fitted to each row of Y; a θ that was given stays."""
-    given = given_theta(fit)
-    theta = None if given is None else np.broadcast_to(given, (len(Y), len(given)))
-    return estimate_many(fit.cross_products, Y, fit.reml, keep=keep, theta=theta, memory=memory)
 
 
 def response_bytes(design: Design) -> int:
