@@ -17,8 +17,11 @@ QUICK = {"xla_cpu_use_fusion_emitters": False}
 QUICKEST = {**QUICK, "xla_backend_optimization_level": 0}
 
 
-def jit(function: Callable) -> Callable:
-    """`jax.jit`, with rows left outside, so that no compiled shape depends on n, and compile time kept in mind."""
+def jit(function: Callable, large: bool = False) -> Callable:
+    """`jax.jit`, with rows left outside, so that no compiled shape depends on n, and compile time kept in mind.
+
+    large : whether small arguments make much work nevertheless, as keys do.
+    """
     plain, quick, quickest = (jax.jit(function, compiler_options=o) for o in (None, QUICK, QUICKEST))
     options_known, keeps = True, keepable(function)
     compiled: dict = {}
@@ -31,7 +34,8 @@ def jit(function: Callable) -> Callable:
         traced = any(isinstance(a, jax.core.Tracer) for a in leaves)  # options belong to the outermost jit
         if traced or not options_known or jax.default_backend() != "cpu":
             return plain(*args, **kwargs)
-        chosen, options = (quickest, QUICKEST) if sum(map(np.size, leaves)) < SMALL else (quick, QUICK)
+        small = not large and sum(map(np.size, leaves)) < SMALL
+        chosen, options = (quickest, QUICKEST) if small else (quick, QUICK)
         try:
             if not keeps or folder() is None or not is_concrete(leaves):
                 return chosen(*args, **kwargs)

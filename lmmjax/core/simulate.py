@@ -24,7 +24,7 @@ def simulate(design: Design, theta, beta, sigma, key, n: int, b=None, first: int
     block = max(FEWEST, 2 ** int(np.log2(max(1, NUMBERS // design.n))))
 
     def some(start):
-        return jax.vmap(lambda i: _one(design, theta, beta, sigma, jax.random.fold_in(key, i), b))(
+        return jax.vmap(lambda i: response(design, theta, beta, sigma, jax.random.fold_in(key, i), b))(
             start + jnp.arange(block)
         )
 
@@ -38,7 +38,8 @@ def _effects(term: RandomTerm, key, dtype):
     return drawn if term.level_factor is None else term.level_factor @ drawn
 
 
-def _one(design: Design, theta, beta, sigma, key, b):
+def response(design: Design, theta, beta, sigma, key, b=None):
+    """(rows,) one response; arguments as in `simulate`."""
     noise_key, *keys = jax.random.split(key, 1 + len(design.terms))
     dtype = jnp.result_type(design.X)
     if b is None:

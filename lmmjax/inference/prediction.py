@@ -14,7 +14,7 @@ from ..core.compile import jit
 from ..core.design import Design
 from ..core.estimate import Estimate
 from ..core.plan import term_slices
-from ..core.simulate import simulate
+from ..core.simulate import response
 from ..errors import DataError, FormulaError
 from ..fit import Fit
 from ..formula.frame import frame_of
@@ -212,11 +212,11 @@ def _simulator(size: int, stays: tuple[bool, ...]) -> Callable:
             effect_keys = jax.random.split(jax.random.fold_in(keys[0], i), len(b))
             drawn = [jax.random.normal(k, own.shape) @ t.T for k, own, t in zip(effect_keys, b, factors, strict=True)]
             effects = [own if stay else new for own, new, stay in zip(b, drawn, stays, strict=True)]
-            return simulate(design, theta, beta, sigma, keys[1], 1, effects, i)[0], effects
+            return response(design, theta, beta, sigma, jax.random.fold_in(keys[1], i), effects), effects
 
         return jax.vmap(one)(first + jnp.arange(size))
 
-    return jit(run)
+    return jit(run, large=True)
 
 
 @lru_cache(maxsize=32)
@@ -226,4 +226,4 @@ def _normals(size: int, rows: int) -> Callable:
     def run(key, first):
         return jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), (rows,)))(first + jnp.arange(size))
 
-    return jit(run)
+    return jit(run, large=True)

@@ -139,7 +139,7 @@ def _resampler(size: int) -> Callable:
         numbers = first + jnp.arange(size)
         return jax.vmap(lambda i: one(design, beta, b, errors, pools, jax.random.fold_in(key, i)))(numbers)
 
-    return jit(run)
+    return jit(run, large=True)
 
 
 def _rows(key, pool):
