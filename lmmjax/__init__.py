@@ -17,11 +17,30 @@ _HOME = {
     "bootstrap": "inference.bootstrap",
     "bootstrap_lrt": "inference.bootstrap_lrt",
     "predict_interval": "inference.prediction",
-    "drop_one": "inference.compare",
-    "anova": "inference.compare",
+    "linear_test": "inference.wald",
+    "kr_compare": "inference.wald",
+    "anova": "inference.anova",
+    "lrt": "inference.compare",
+    "ranova": "inference.compare",
+    "drop_one": "inference.dropping",
+    "aicc": "inference.criteria",
+    "caic": "inference.criteria",
+    "exact_rlrt": "inference.exact",
+    "exact_lrt": "inference.exact",
+    "profile": "inference.profile",
+    "confint": "inference.confint",
+    "emmeans": "inference.means",
+    "aov": "inference.classical",
+    "variance_components_anova": "inference.mean_squares",
+    "model_tables": "inference.classical",
+    "ranef_intervals": "inference.effects",
+    "shrinkage": "inference.effects",
+    "icc": "inference.effects",
+    "r2": "diagnostics.r2",
     "influence": "diagnostics.influence",
     "vcov_cr": "diagnostics.influence",
     "cross_validate": "diagnostics.influence",
+    "identifiability": "diagnostics.identifiability",
     "float64": "precision",
     "enable_compilation_cache": "cache",
     **dict.fromkeys(
@@ -29,16 +48,19 @@ _HOME = {
         "errors",
     ),
 }
-_MODULES = ("core", "datasets")
+_MODULES = ("core", "datasets", "plots")
 __all__ = [*_HOME, *_MODULES]
 
 if TYPE_CHECKING:
     from . import core as core
     from . import datasets as datasets
+    from . import plots as plots
     from .cache import enable_compilation_cache as enable_compilation_cache
+    from .diagnostics.identifiability import identifiability as identifiability
     from .diagnostics.influence import cross_validate as cross_validate
     from .diagnostics.influence import influence as influence
     from .diagnostics.influence import vcov_cr as vcov_cr
+    from .diagnostics.r2 import r2 as r2
     from .errors import ConvergenceWarning as ConvergenceWarning
     from .errors import DataError as DataError
     from .errors import DroppedWarning as DroppedWarning
@@ -48,11 +70,28 @@ if TYPE_CHECKING:
     from .fit import Fit as Fit
     from .fit import lm as lm
     from .fit import lmer as lmer
+    from .inference.anova import anova as anova
     from .inference.bootstrap import bootstrap as bootstrap
     from .inference.bootstrap_lrt import bootstrap_lrt as bootstrap_lrt
-    from .inference.compare import anova as anova
-    from .inference.compare import drop_one as drop_one
+    from .inference.classical import aov as aov
+    from .inference.classical import model_tables as model_tables
+    from .inference.compare import lrt as lrt
+    from .inference.compare import ranova as ranova
+    from .inference.confint import confint as confint
+    from .inference.criteria import aicc as aicc
+    from .inference.criteria import caic as caic
+    from .inference.dropping import drop_one as drop_one
+    from .inference.effects import icc as icc
+    from .inference.effects import ranef_intervals as ranef_intervals
+    from .inference.effects import shrinkage as shrinkage
+    from .inference.exact import exact_lrt as exact_lrt
+    from .inference.exact import exact_rlrt as exact_rlrt
+    from .inference.mean_squares import variance_components_anova as variance_components_anova
+    from .inference.means import emmeans as emmeans
     from .inference.prediction import predict_interval as predict_interval
+    from .inference.profile import profile as profile
+    from .inference.wald import kr_compare as kr_compare
+    from .inference.wald import linear_test as linear_test
     from .precision import float64 as float64
     from .refitting import BatchFit as BatchFit
     from .refitting import refit as refit

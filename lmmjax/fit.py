@@ -13,16 +13,22 @@ from .certificate import Certificate, certify, vanished_directions
 from .core.criterion import expansion
 from .core.crossprod import CrossProducts, cross_products
 from .core.design import Design
-from .core.effects import conditional_variances, linear_predictor
+from .core.effects import conditional_variances, leverages, linear_predictor
 from .core.estimate import Estimate, estimate
 from .core.optimize import CONVERGED, FIXED, STATUS
 from .errors import ConvergenceWarning, DroppedWarning, FormulaError
 from .formula import Schema, build
 from .guard import advice, caller, check_residual, check_response, checked_theta
+from .inference.df import freedom, t_tails
 from .precision import float64, in_float64, to_numpy
 from .predict import predict
 from .tables import Summary, quantile_lines, varcorr_rows
 
+TITLES = {
+    "satterthwaite": "Satterthwaite's method",
+    "kenward-roger": "Kenward-Roger's method",
+    "residual": "residual degrees of freedom",
+}
 RESIDUALS = ("response", "pearson", "scaled")
 
 
@@ -210,11 +216,21 @@ class Fit:
         """(n,) offset + Xβ̂ + Zb̂."""
         return linear_predictor(self.design, self.estimate.beta, self.estimate.b)
 
-    def resid(self, kind: str = "response") -> np.ndarray:
-        """(n,) y − fitted; `pearson` times √weights, `scaled` divided by σ̂ as well."""
+    @cached_property
+    @in_float64
+    def hatvalues(self) -> np.ndarray:
+        """(n,) leverages: the derivative of each fitted value in its own response, at θ̂ held, as lme4's hatvalues."""
+        return to_numpy(leverages(self.theta, self.cross_products))
+
+    def resid(self, kind: str = "response", re_form: str | None = None) -> np.ndarray:
+        """(n,) y − fitted; `pearson` times √weights, `scaled` divided by σ̂ as well.
+
+        re_form : as in `predict`, which random effects are part of the fitted values: all by default, "~0" none
+        (marginal residuals), "~(1|g)" those.
+        """
         if kind not in RESIDUALS:
             raise ValueError(f"kind={kind!r}: choose one of {', '.join(RESIDUALS)}")
-        residuals = self.design.y - self.fitted
+        residuals = self.design.y - (self.fitted if re_form is None else self.predict(re_form=re_form))
         if kind != "response" and self.design.weights is not None:
             residuals = residuals * np.sqrt(self.design.weights)
         return residuals / self.sigma if kind == "scaled" else residuals
@@ -228,15 +244,21 @@ class Fit:
         """
         return predict(self.schema, self.design, self.estimate, newdata, re_form, allow_new_levels)
 
-    def summary(self) -> Summary:
-        """Prints like lme4's summary; a table in a notebook."""
+    def summary(self, ddf: str | None = None) -> Summary:
+        """Prints like lme4's summary, with `ddf` like lmerTest's; a table in a notebook.
+
+        ddf : None, or what gives each coefficient its degrees of freedom and p-value: "satterthwaite",
+        "kenward-roger" (whose standard errors are adjusted), "residual". `.coefficients` has estimate, se, df, t, p.
+        Raises ValueError for other values, DataError for Kenward–Roger on an ML fit.
+        """
+        title = self._title if ddf is None else f"{self._title}. t-tests use {TITLES.get(ddf, ddf)}"
         return Summary(
-            heading=f"{self._title}\nFormula: {self.schema.formula}",
+            heading=f"{title}\nFormula: {self.schema.formula}",
             criteria=self._criteria(),
             scaled_residuals=quantile_lines(self.resid("scaled")),
             varcorr=self.varcorr,
             sizes=self._sizes(),
-            coefficients=self._coefficients(),
+            coefficients=self._coefficients(ddf),
             notes=tuple(self._notes()),
         )
 
@@ -252,9 +274,14 @@ class Fit:
         names = {"AIC": self.aic, "BIC": self.bic, "logLik": self.loglik, "deviance": self.deviance}
         return pd.Series({**names, "df.resid": self.df_resid})
 
-    def _coefficients(self) -> pd.DataFrame:
-        se = np.sqrt(np.diag(self.estimate.vcov))
-        return pd.DataFrame({"estimate": self.fixef, "se": se, "t": self.fixef / se})
+    def _coefficients(self, ddf: str | None) -> pd.DataFrame:
+        free = freedom(self.estimate, self.cross_products, self.reml, ddf)
+        se = np.sqrt(np.diag(free.vcov))
+        t = self.fixef / se
+        if ddf is None:
+            return pd.DataFrame({"estimate": self.fixef, "se": se, "t": t})
+        df = free.df(np.eye(self.design.p))
+        return pd.DataFrame({"estimate": self.fixef, "se": se, "df": df, "t": t, "p": t_tails(t, df)})
 
     def _sizes(self) -> str:
         levels = {g.group: f"{g.group}, {len(g.levels)}" for g in self.schema.groups}

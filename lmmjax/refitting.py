@@ -1,21 +1,26 @@
 """A fitted model with another response, and responses simulated from it."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import jax
 import numpy as np
 import pandas as pd
 
-from .core.batch import Estimates, estimate_many
+from .core.batch import Estimates, OfProblem, estimate_many
+from .core.crossprod import CrossProducts
 from .core.estimate import Estimate
+from .core.freedom import kenward_roger_pieces, satterthwaite_pieces
 from .core.optimize import CONVERGED, FIXED
 from .core.simulate import simulate as simulate_responses
 from .errors import DataError
 from .fit import Fit, fit_cross_products
 from .guard import check_response
+from .inference.df import Freedom, check_method, hypothesis, kenward_roger, satterthwaite
 from .precision import in_float64
+
+MEMORY = 2**27  # bytes
 
 
 def refit(fit: Fit, y: Any) -> Fit:
@@ -83,41 +88,40 @@ class BatchFit:
     def test(self, L: Any, ddf: str | None = None) -> pd.DataFrame:
         """Wald tests of Lβ = 0 for each response, one row each: statistic, df, ddf, p, p_adjusted.
 
-        L : (p,) or (k, p), or the names of fixed-effects columns. ddf : None refers the statistic to χ² with k degrees
-        of freedom; "residual" statistic/k to F with k and n − p. p_adjusted : Benjamini and Hochberg (1995), over the
-        responses whose fit converged; the others have none.
+        L : (p,) or (k, p), names of fixed-effects columns, or constraints on them as in `linear_test`. ddf : None
+        refers the statistic to χ² with k degrees of freedom; "residual", "satterthwaite" and "kenward-roger" give F on
+        k and ddf, each response with its own. p_adjusted : Benjamini and Hochberg (1995), over the responses whose fit
+        converged; the others have none.
         """
         from scipy import stats  # it takes longer to import than most batches
 
-        if ddf not in (None, "residual"):
-            raise ValueError(f"ddf={ddf!r}: choose None or 'residual'")
-        contrasts = self._contrasts(L)
-        k, values = len(contrasts), self.beta @ contrasts.T
-        statistic, p, adjusted = (np.full(len(values), np.nan) for _ in range(3))
+        rows, value = hypothesis(L, self.fit.schema.fixed_names)
+        statistic, dendf, p, adjusted = (np.full(len(self.status), np.nan) for _ in range(4))
         ok = self.converged
-        covariance = contrasts @ self.vcov[ok] @ contrasts.T
-        solved = np.linalg.solve(covariance, values[ok][..., None])[..., 0]
-        statistic[ok] = np.sum(values[ok] * solved, -1)
-        rows = np.array([np.sum(~np.isnan(y)) for y in self.responses]) - self.beta.shape[1]
-        p[ok] = stats.chi2.sf(statistic[ok], k) if ddf is None else stats.f.sf(statistic[ok] / k, k, rows[ok])
+        for part in np.array_split(np.flatnonzero(ok), -(-int(ok.sum()) // self._at_once(ddf)) or 1):
+            found = self._freedom(part, ddf).f_test(rows, self.beta[part], value)
+            statistic[part] = found.F * (len(rows) if ddf is None else 1)
+            dendf[part], p[part] = found.dendf, found.p
         adjusted[ok] = stats.false_discovery_control(p[ok]) if ok.any() else np.nan
-        columns = {"statistic": statistic, "df": k, "ddf": np.inf if ddf is None else rows}
-        return pd.DataFrame({**columns, "p": p, "p_adjusted": adjusted})
+        return pd.DataFrame({"statistic": statistic, "df": len(rows), "ddf": dendf, "p": p, "p_adjusted": adjusted})
 
-    def _contrasts(self, L: Any) -> np.ndarray:
-        names = self.fit.schema.fixed_names
-        wanted = [L] if isinstance(L, str) else list(L)
-        if all(isinstance(w, str) for w in wanted):
-            unknown = [w for w in wanted if w not in names]
-            if unknown:
-                raise DataError(f"no fixed-effects column {', '.join(unknown)}: there are {', '.join(names)}")
-            return np.eye(len(names))[[names.index(w) for w in wanted]]
-        contrasts = np.atleast_2d(np.asarray(L, dtype=float))
-        if contrasts.shape[1] != len(names):
-            raise DataError(f"L has {contrasts.shape[1]} columns; there are {len(names)} fixed effects")
-        if np.linalg.matrix_rank(contrasts) < len(contrasts):
-            raise DataError("the rows of L depend on each other: leave out those that others determine")
-        return contrasts
+    def _at_once(self, ddf: str | None) -> int:
+        """How many fits' pieces of degrees of freedom are in memory together."""
+        p, r = self.fit.design.p, self.fit.design.n_theta + 1
+        return max(1, MEMORY // (8 * p * p * (r * r if ddf == "kenward-roger" else r)))
+
+    @in_float64
+    def _freedom(self, part: np.ndarray, ddf: str | None) -> Freedom:
+        """What `ddf` says of the fits whose places are `part`."""
+        fit = self.fit
+        check_method(ddf, fit.reml)
+        rows = np.array([np.sum(~np.isnan(self.responses[i])) for i in part])
+        if ddf is None or ddf == "residual" or not fit.design.terms or given_theta(fit) is not None:
+            return Freedom(self.vcov[part], np.inf if ddf is None else rows - float(fit.design.p))
+        keep = _SATTERTHWAITE[fit.reml] if ddf == "satterthwaite" else _KENWARD_ROGER
+        y, theta = self.responses[part], self.theta[part]
+        kept = estimate_many(fit.cross_products, y, fit.reml, keep, theta).kept
+        return satterthwaite(*kept) if ddf == "satterthwaite" else kenward_roger(self.sigma[part], kept)
 
     def __repr__(self) -> str:
         return f"BatchFit: {len(self.status)} responses, {self.n_failed} not converged\n{self.fit.schema.formula}"
@@ -125,6 +129,14 @@ class BatchFit:
 
 def _vcov(estimate: Estimate) -> Any:
     return estimate.vcov
+
+
+def _satterthwaite(e: Estimate, cp: CrossProducts, reml: bool) -> Any:
+    return satterthwaite_pieces(e.theta, e.sigma, cp, reml), e.free
+
+
+_KENWARD_ROGER = OfProblem(lambda e, cp: kenward_roger_pieces(e.theta, cp))
+_SATTERTHWAITE = {reml: OfProblem(partial(_satterthwaite, reml=reml)) for reml in (False, True)}
 
 
 @in_float64

@@ -8,6 +8,9 @@ import numpy as np
 import pandas as pd
 
 DIGITS = 4  # what print(summary(lmer)) uses
+HEADERS = {"estimate": "Estimate", "se": "Std. Error", "df": "df"}  # formatted with common decimals
+LEGEND = "---\nSignif. codes:  0 '***' 0.001 '**' 0.01 '*' 0.05 '.' 0.1 ' ' 1"
+MARKS = np.array(["***", "**", "*", ".", ""])
 
 
 def format_numbers(values: Sequence[float] | np.ndarray, digits: int = DIGITS) -> list[str]:
@@ -42,14 +45,41 @@ def text_table(columns: dict[str, list[str]], left: Sequence[str] = ()) -> str:
 
 
 def coefficient_columns(table: pd.DataFrame) -> dict[str, list[str]]:
-    """The columns of a coefficient table as R's printCoefmat formats them."""
-    both = table[["estimate", "se"]].to_numpy()
-    sizes = np.abs(both[np.isfinite(both) & (both != 0)])
+    """The columns of a coefficient table as R's printCoefmat formats them; with df and p as lmerTest's summary."""
+    together = [c for c in HEADERS if c in table]
+    block = table[together].to_numpy()
+    sizes = np.abs(block[np.isfinite(block) & (block != 0)])
     before = 1 + np.floor(np.log10(sizes.min())) if sizes.size else 0
-    cells = format_numbers(np.round(both, int(max(1, DIGITS - before))).ravel(order="F"))
-    n = len(table)
+    cells = np.reshape(format_numbers(np.round(block, int(max(1, DIGITS - before))).ravel()), block.shape)
     t = format_numbers(np.round(table["t"].to_numpy(), max(1, min(5, DIGITS - 1))))
-    return {" ": list(table.index), "Estimate": cells[:n], "Std. Error": cells[n:], "t value": t}
+    out = {" ": list(table.index), **{HEADERS[c]: list(column) for c, column in zip(together, cells.T, strict=True)}}
+    out["t value"] = t
+    if "p" in table:
+        p = table["p"].to_numpy()
+        out["Pr(>|t|)"], out["  "] = p_cells(p), [s.ljust(3) for s in stars(p)]
+    return out
+
+
+def p_cells(p: np.ndarray) -> list[str]:
+    """R's format.pval with three digits; empty for a missing p."""
+    known = ~np.isnan(p)
+    zero = known & (p < np.finfo(float).eps)
+    fixed = known & (p >= 1e-4)
+    out = np.full(len(p), "", dtype=object)
+    for group in (fixed, known & ~zero & ~fixed):
+        out[group] = format_numbers(p[group], DIGITS - 1)
+    out[zero] = "<2e-16" if max(map(len, out), default=0) <= 6 else "< 2e-16"
+    return list(out)
+
+
+def legend(*tables: pd.DataFrame) -> str:
+    """What the stars mean, after a line break; empty where no table has one."""
+    return f"\n{LEGEND}" if any((table["p"] < 0.1).any() for table in tables) else ""
+
+
+def stars(p: np.ndarray) -> np.ndarray:
+    """R's marks of significance; none for a missing p."""
+    return MARKS[np.where(np.isnan(p), 4, np.searchsorted([0.001, 0.01, 0.05, 0.1], p))]
 
 
 def varcorr_columns(varcorr: pd.DataFrame) -> dict[str, list[str]]:
@@ -119,7 +149,8 @@ def _zap_digits(values: np.ndarray) -> int:
 
 @dataclass(frozen=True)
 class Summary:
-    """A printed fit. coefficients : estimate, se, t by column of X. varcorr : variances and correlations, long form."""
+    """A printed fit. coefficients : estimate, se, t, with degrees of freedom df and p, by column of X. varcorr :
+    variances and correlations, long form."""
 
     heading: str
     criteria: pd.Series
@@ -135,7 +166,8 @@ class Summary:
         residuals = f"Scaled residuals:\n{self.scaled_residuals}"
         parts = [self.heading, self._criteria(), residuals, f"{self._variances()}\n{self.sizes}"]
         if len(self.coefficients):
-            parts.append("Fixed effects:\n" + text_table(coefficient_columns(self.coefficients)))
+            stars_mean = legend(self.coefficients) if "p" in self.coefficients else ""
+            parts.append("Fixed effects:\n" + text_table(coefficient_columns(self.coefficients)) + stars_mean)
         text = "\n\n".join(parts)
         text = "\n".join(line.rstrip() for line in text.splitlines())
         return "\n".join([text, *self.notes])

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-BUNDLED = ROOT / "tests" / "reference" / "reference.json"
+BUNDLED = ROOT / "tests" / "reference"
 
 
 def shared_folder() -> Path:
@@ -37,9 +37,9 @@ def shared_data(name: str) -> Path:
     return _present(shared_folder() / "data" / name)
 
 
-def bundled() -> dict[str, Any]:
-    """The reference that is committed with the tests."""
-    return _read(BUNDLED)
+def bundled(name: str = "reference.json") -> dict[str, Any]:
+    """The reference that is committed with the tests, or another file beside it."""
+    return _read(BUNDLED / name)
 
 
 @cache

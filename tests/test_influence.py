@@ -1,10 +1,13 @@
 """Case weights of groups: influence against refits, robust covariances against dense ones, cross-validation."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
+import references
 from core_cases import (
     build,
     close,
@@ -12,6 +15,7 @@ from core_cases import (
     float64,  # noqa: F401
     products,
     random_theta,
+    rows_of,
     slope,
 )
 from scipy import stats
@@ -33,6 +37,11 @@ def sleepstudy() -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def fit(sleepstudy):
     return lj.lmer(SLEEP, sleepstudy)
+
+
+def slope_of(predicted, exact) -> float:
+    """Of the least-squares line through the predicted changes."""
+    return np.sum(predicted * exact) / np.sum(exact**2)
 
 
 def outer_levels(design, plan) -> np.ndarray:
@@ -95,8 +104,6 @@ def test_shares_of_groups_are_dense_densities(name):
 @pytest.mark.parametrize("name", ["sleepstudy", "psid"])
 def test_leaving_a_group_out_is_predicted(name, fit):
     if name == "psid":
-        import references
-
         panel = pd.read_csv(references.shared_data("psid.csv")).assign(x=lambda d: d["year"] - 78)
         fit = lj.lmer("log(income) ~ x * sex + age + educ + (x|person)", panel)
     predicted, exact = lj.influence(fit), lj.influence(fit, exact=True)
@@ -130,7 +137,98 @@ def test_nested_groups():
             exact.dbeta.loc[lab, "Intercept"], without.fixef.iloc[0] - fit.fixef.iloc[0], atol=1e-9
         )
     predicted = lj.influence(fit).dbeta["Intercept"]
-    assert np.corrcoef(predicted, exact.dbeta["Intercept"])[0, 1] > 0.999
+    assert slope_of(predicted, exact.dbeta["Intercept"]) == pytest.approx(5 / 6, abs=0.01)  # six of them
+    with pytest.raises(lj.DataError, match="levels of 'Lab:Technician' have no case weights.*exact=True"):
+        lj.influence(fit, "Lab:Technician")
+
+
+LEFT_OUT = json.loads((references.ROOT / "tests/reference/diagnostics_reference.json").read_text("utf-8"))["left_out"]
+PENICILLIN = "diameter ~ 1 + (1|plate) + (1|sample)"
+
+
+@pytest.mark.parametrize("case", LEFT_OUT)
+def test_refits_are_those_of_lme4(case, fit):
+    expected, (data, by) = LEFT_OUT[case], case.split("_")
+    whole = fit if data == "sleepstudy" else lj.lmer(PENICILLIN, lj.datasets.load(data))
+    exact = lj.influence(whole, by, exact=True)
+    assert exact.converged.all()
+    if by != "row":
+        assert exact.dbeta.index.name == by
+        assert exact.dbeta.index.astype(str).tolist() == expected["levels"]
+    se = np.array(expected["se"])  # R stops within about 1e-6 of an optimum
+    assert np.max(np.abs(exact.dbeta + whole.fixef - np.array(expected["beta"])) / se) < 1e-6
+    np.testing.assert_allclose(exact.se, se, rtol=1e-6)
+    np.testing.assert_allclose(exact.dfbetas * exact.se, exact.dbeta, rtol=1e-12)
+    np.testing.assert_allclose(exact.dtheta + whole.theta, expected["theta"], atol=3e-6)
+    np.testing.assert_allclose(exact.dsigma + whole.sigma, expected["sigma"], rtol=1e-6)
+    np.testing.assert_allclose(exact.cooks, expected["cooks"], rtol=1e-5, atol=1e-7)
+
+
+def test_first_order_of_rows_is_exact_where_theta_is_held(fit, sleepstudy):
+    held = lj.lmer(SLEEP, sleepstudy, theta=fit.theta)
+    design, gone = held.design, 59
+    v = dense_covariance(rows_of(design, np.arange(180) != gone), fit.theta)
+    X, y = np.delete(design.X, gone, 0), np.delete(design.y, gone)
+    beta = np.linalg.solve(X.T @ np.linalg.solve(v, X), X.T @ np.linalg.solve(v, y))
+    predicted = lj.influence(held, "row")
+    np.testing.assert_allclose(predicted.dbeta.loc[gone], beta - held.fixef, rtol=1e-8)
+    assert np.all(predicted.dtheta == 0)
+
+
+def test_first_order_of_rows(fit):
+    predicted, exact = (lj.influence(fit, "row", exact=e) for e in (False, True))
+    for column in fit.fixef.index:
+        assert slope_of(predicted.dbeta[column], exact.dbeta[column]) == pytest.approx(1, abs=0.03)
+        assert np.corrcoef(predicted.dbeta[column], exact.dbeta[column])[0, 1] > 0.999
+    assert np.corrcoef(predicted.dsigma, exact.dsigma)[0, 1] > 0.99
+    assert "180 in all" in repr(exact)
+
+
+def test_first_order_of_a_crossed_factor_that_is_eliminated_first():
+    penicillin = lj.lmer(PENICILLIN, lj.datasets.load("Penicillin"))
+    predicted, exact = (lj.influence(penicillin, "plate", exact=e) for e in (False, True))
+    assert slope_of(predicted.dbeta["Intercept"], exact.dbeta["Intercept"]) == pytest.approx(23 / 24, abs=0.002)
+    assert np.corrcoef(predicted.dsigma, exact.dsigma)[0, 1] > 0.99
+    with pytest.raises(lj.DataError, match="'sample' have no case weights.*exact=True"):
+        lj.influence(penicillin, "sample")
+    with pytest.raises(lj.DataError, match="did you mean 'plate'"):
+        lj.influence(penicillin, "plates")
+
+
+def test_a_linear_model_has_the_deletion_formulas_of_r(sleepstudy):
+    line = lj.lm("Reaction ~ Days", sleepstudy)
+    h, e = line.hatvalues, line.resid()
+    predicted, exact = lj.influence(line, "row"), lj.influence(line, "row", exact=True)
+    cooks = (e / (1 - h)) ** 2 * h / (2 * line.sigma**2)
+    np.testing.assert_allclose(exact.cooks, cooks, rtol=1e-8, atol=1e-12)
+    np.testing.assert_allclose(predicted.cooks, cooks, rtol=1e-8, atol=1e-12)
+    with pytest.raises(lj.DataError, match="no groups to leave out"):
+        lj.influence(line)
+
+
+@pytest.mark.parametrize(("by", "exact"), [("Batch", False), ("Batch", True), ("row", False)])
+def test_what_alone_determines_a_fixed_effect_has_no_values(by, exact):
+    """A treatment that one batch had, or one row."""
+    alone = {"Batch": 2, "row": 7}[by]
+    data = lj.datasets.load("Dyestuff").assign(row=np.arange(30))
+    codes = data["Batch"].cat.codes if by == "Batch" else data["row"]
+    without = lj.influence(lj.lmer("Yield ~ heat + (1|Batch)", data.assign(heat=(codes == alone) * 1.0)), by, exact)
+    assert np.flatnonzero(~without.converged).tolist() == [alone]
+    assert without.dbeta.iloc[alone].isna().all()
+    assert np.isnan(without.dsigma.iloc[alone])
+    assert without.cooks.notna().sum() == len(without.cooks) - 1
+    assert "1 without values" in repr(without)
+
+
+def test_refits_leave_the_boundary():
+    """Balanced groups: the variance is estimated as zero iff their mean square is at most that within."""
+    means = np.repeat([-1.0, 0, 0, 0, 0, 1], 5) * np.sqrt(2.5 / 2.25)  # mean square 2a²; 2.5a² without a middle one
+    data = pd.DataFrame({"g": np.repeat(np.arange(6), 5), "y": means + np.tile(np.arange(5.0), 6)})
+    whole = lj.lmer("y ~ 1 + (1|g)", data)
+    exact = lj.influence(whole, exact=True)
+    assert whole.is_singular
+    assert exact.converged.all()
+    np.testing.assert_allclose(exact.dtheta[:, 0] ** 2, [0, *[(2.5 / 2.25 - 1) / 5] * 4, 0], atol=1e-7)
 
 
 def groups_by_hand(fit):

@@ -14,6 +14,7 @@ import lmmjax as lj
 from lmmjax.tables import format_numbers
 
 SUMMARIES = references.bundled()["summaries"]
+PRINTED = references.bundled("inference_reference.json")["printed"]
 
 
 @cache
@@ -74,6 +75,30 @@ def test_lines_are_those_of_lme4(name):
         assert fit.sigma**2 == pytest.approx(2.1075, rel=1e-9)
         ours = [line.replace(" 2.108 ", " 2.107 ") for line in ours]
     assert ours == theirs
+
+
+def lmertest_lines() -> list[tuple[str, bool, str, list[str]]]:
+    """(model, whether REML, ddf, lines) of what lmerTest prints."""
+    printed = {k: v for k, v in SUMMARIES.items() if "lmerTest" in v}
+    found = [(v["model"], v["kind"] == "REML", "satterthwaite", v["lmerTest"]) for v in printed.values()]
+    return found + [(name, True, "kenward-roger", lines) for name, lines in PRINTED.items()]
+
+
+@pytest.mark.parametrize(
+    ("name", "reml", "ddf", "lines"), lmertest_lines(), ids=lambda v: v if isinstance(v, str) else ""
+)
+def test_coefficients_are_printed_as_by_lmertest(name, reml, ddf, lines):
+    fit = fitted(name, reml)
+    names = patsy_names(fit, Model("bundled", name).r(reml)["coef_names"])
+    start = lines.index("Fixed effects:")
+    stop = next((i for i, line in enumerate(lines) if line.startswith("Correlation")), len(lines))
+    theirs = [line.replace("‘", "'").replace("’", "'").rstrip() for line in lines[start:stop] if line]
+    ours = str(fit.summary(ddf)).splitlines()
+    assert ours[0].startswith(lines[0].replace(" .", ".").removesuffix("[").rstrip())  # R breaks the line at width 80
+    ours = ours[ours.index("Fixed effects:") :]
+    for one, other in zip(ours, theirs, strict=True):
+        first, *rest = other.split()
+        assert one.split() == [names.get(first, first), *rest]
 
 
 def test_sections_are_apart():

@@ -41,11 +41,18 @@ class Estimates:
     kept: Any = None
 
 
+@dataclass(frozen=True)
+class OfProblem:
+    """A `keep` of `estimate_many` that sees the problem too: function(Estimate, CrossProducts)."""
+
+    function: Callable[[Estimate, CrossProducts], Any]
+
+
 def estimate_many(
     cp: CrossProducts,
     Y: Any,
     reml: bool = True,
-    keep: Callable[[Estimate], Any] | None = None,
+    keep: Callable[[Estimate], Any] | OfProblem | None = None,
     theta: Any = None,
     memory: int = 2**28,
     progress: bool = False,
@@ -77,7 +84,8 @@ def estimate_many(
 
 def _traced(cp: CrossProducts, Y, reml, keep, theta) -> Estimates:
     def fit(y, theta):
-        return kept_of(solve(cp.with_response(y).without_rows(), reml, None, theta), keep)
+        own = cp.with_response(y).without_rows()
+        return kept_of(solve(own, reml, None, theta), own, keep)
 
     return jax.vmap(fit, in_axes=(0, None if theta is None else 0))(Y, theta)
 
@@ -162,32 +170,37 @@ def _solve_some(shared, batch, count, keep, width: int) -> Estimates:
     def problem(response) -> CrossProducts:
         return replace(cp, response=response)
 
+    def given(response, theta=None) -> Estimates:
+        own = problem(response)
+        return kept_of(solve(own, reml, None, theta), own, keep)
+
     def small(response) -> CrossProducts:
         return problem(response) if merged is None else replace(merged.cp, response=merged.response(response))
 
-    def read(response, at: Minimum) -> Estimate:
+    def read(response, at: Minimum) -> Estimates:
         own = (small if keep is None else problem)(response)
-        return at_minimum(at._replace(extra=factorise(at.x, own)), column_scale(own), own, reml)
+        e = at_minimum(at._replace(extra=factorise(at.x, own)), column_scale(own), own, reml)
+        return kept_of(e, own, keep)
 
     if not cp.plan.templates:  # empty arrays, which lax.map cannot cut
-        return jax.vmap(lambda r: kept_of(solve(problem(r), reml, None, None), keep))(responses)
+        return jax.vmap(given)(responses)
     if theta is not None:
-        return _each(lambda a: kept_of(solve(problem(a[0]), reml, None, a[1]), keep), (responses, theta), width)
+        return _each(lambda a: given(*a), (responses, theta), width)
     if shortcuts.spectrum is not None:
         theta, *known = spectral.minimise(responses, shortcuts.spectrum, cp)
         found = Estimates(theta, *known)
         if keep is None:
             return found
         at = jax.vmap(_minimum)(theta, found.status, found.iterations)
-        return replace(found, kept=_each(lambda a: keep(read(*a)), (responses, at), width))
+        return replace(found, kept=_each(lambda a: read(*a).kept, (responses, at), width))
     if shortcuts.surface is not None:
         scale = column_scale(cp)
         at = _on_surface(crossed.reduce(responses, shortcuts.surface, cp.p), shortcuts.surface, cp, scale, count[0])
-        found = _each(lambda a: kept_of(read(*a), keep), (responses, at), width)
+        found = _each(lambda a: read(*a), (responses, at), width)
         sure = abs(found.criterion - at.value) <= AGREED * jnp.maximum(1, abs(found.criterion))
         return replace(found, status=jnp.where(sure & (at.status == CONVERGED), CONVERGED, RUNNING))
     at = minimise_many(small, responses, count[0], reml, width)
-    return _each(lambda a: kept_of(read(*a), keep), (responses, at), width)
+    return _each(lambda a: read(*a), (responses, at), width)
 
 
 def _minimum(theta, status, iterations) -> Minimum:
@@ -195,9 +208,10 @@ def _minimum(theta, status, iterations) -> Minimum:
     return Minimum(theta, 0.0, zero, zero[:, None] * zero, None, status, iterations, iterations < 0)
 
 
-def kept_of(e: Estimate, keep) -> Estimates:
+def kept_of(e: Estimate, cp: CrossProducts, keep) -> Estimates:
     """What a batch holds of one Estimate."""
-    return Estimates(e.theta, e.beta, e.sigma, e.criterion, e.status, e.iterations, None if keep is None else keep(e))
+    kept = None if keep is None else keep.function(e, cp) if isinstance(keep, OfProblem) else keep(e)
+    return Estimates(e.theta, e.beta, e.sigma, e.criterion, e.status, e.iterations, kept)
 
 
 def _each(function: Callable, batch, width: int):

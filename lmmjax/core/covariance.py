@@ -46,6 +46,11 @@ class Template:
         return cls._of(Filled(p, "diagonal"))
 
     @classmethod
+    def square(cls, p: int) -> "Template":
+        """Any covariance by a T that need not be triangular: θ fills it column by column."""
+        return cls._of(Filled(p, "square"))
+
+    @classmethod
     def compound_symmetry(cls, p: int) -> "Template":
         """Equal variances and equal correlations ρ: θ = (sd, z), ρ = (p s − 1)/(p − 1), s = 1/(1 + e^−z)."""
         return cls(CompoundSymmetry(p), (1.0, -float(np.log(max(p - 1, 1)))))
@@ -119,7 +124,7 @@ class Template:
 
 @dataclass(frozen=True)
 class Filled:
-    """T whose lower triangle ("full"), column by column, or whose diagonal is θ."""
+    """T whose lower triangle ("full") or whole ("square"), column by column, or whose diagonal is θ."""
 
     p: int
     kind: str
@@ -131,7 +136,10 @@ class Filled:
     @cached_property
     def indices(self) -> tuple[np.ndarray, np.ndarray]:
         """Rows and columns of T that θ fills, in θ's order."""
-        cols, rows = np.triu_indices(self.p) if self.kind == "full" else np.diag_indices(self.p)
+        if self.kind == "square":
+            cols, rows = np.indices((self.p, self.p)).reshape(2, -1)
+        else:
+            cols, rows = np.triu_indices(self.p) if self.kind == "full" else np.diag_indices(self.p)
         return rows.astype(np.int32), cols.astype(np.int32)  # 32 bits: JAX may be without wider ones
 
     @cached_property

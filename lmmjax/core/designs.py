@@ -120,10 +120,10 @@ def _solve_chunk(shared, batch, count, keep, width: int) -> Estimates:
 
     cps = jax.vmap(reduced)(*batch)
     if not plan.templates:
-        return jax.vmap(lambda cp: kept_of(solve(cp, reml, None, None), keep))(cps)
+        return jax.vmap(lambda cp: kept_of(solve(cp, reml, None, None), cp, keep))(cps)
     at = minimise_many(lambda cp: cp, cps, count[0], reml, width)
 
     def read(cp, at):
-        return kept_of(at_minimum(at._replace(extra=factorise(at.x, cp)), column_scale(cp), cp, reml), keep)
+        return kept_of(at_minimum(at._replace(extra=factorise(at.x, cp)), column_scale(cp), cp, reml), cp, keep)
 
     return jax.lax.map(lambda a: read(*a), (cps, at), batch_size=None if width == 1 else width)

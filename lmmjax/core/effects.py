@@ -1,10 +1,13 @@
 """Random effects and fitted values: what follows from an estimate by passes over stored arrays."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 
 from .blocks import eliminate, template_blocks
 from .compile import jit
+from .criterion import pieces
 from .crossprod import CrossProducts
 from .design import Design
 from .linalg import inverse_factor, log_diagonal
@@ -46,3 +49,21 @@ def conditional_variances(theta, cp: CrossProducts):
         out.append(jnp.einsum("rla,rlb->lab", half, half))
         start += factor.q
     return tuple(out)
+
+
+def leverages(theta, cp: CrossProducts):
+    """(n,) dŷᵢ/dyᵢ at θ held: the diagonal of the hat matrix, from cross-products that keep their rows.
+
+    log|L|² + log|R_X|² is the log-determinant of the cross-products of [ZΛ, X] with I added to the first block. Its
+    derivative in a row's case weight is the row's quadratic form in their inverse: one reverse pass has them all.
+    """
+    return _leverages(theta, cp.without_rows(), cp.rows, cp.plan)
+
+
+@jit
+def _leverages(theta, cp: CrossProducts, rows, plan):
+    def log_dets(cases):
+        log_l, log_rx, _ = pieces(theta, replace(cp, rows=rows, plan=plan).with_case_weights(rows=cases))
+        return log_l + log_rx
+
+    return jax.grad(log_dets)(jnp.ones_like(rows.y))

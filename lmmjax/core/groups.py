@@ -1,4 +1,4 @@
-"""Case weights of independent groups: the infinitesimal jackknife, scores, leave-one-out fits and their densities.
+"""Case weights: the infinitesimal jackknife, fits without some rows, scores of independent groups and their densities.
 
 The groups are the levels of the outermost grouping factor. −2ℓ(β, θ, σ) is a sum over them, so that its derivative in a
 group's case weight is that group's share, and dβ̂/dc is the first-order change when a group counts a little more.
@@ -13,6 +13,8 @@ from .blocks import eliminate
 from .criterion import deviance_at
 from .crossprod import CrossProducts
 from .estimate import Estimate, solve
+from .rectify import SINGULAR, column_norms
+from .start import column_scale, default_start
 
 
 class Parameters(NamedTuple):
@@ -33,19 +35,20 @@ def n_groups(cp: CrossProducts) -> int:
     return cp.plan.chain[-1].n_levels
 
 
-def group_derivatives(cp: CrossProducts, theta, reml, held: bool) -> Parameters:
-    """d(β̂, θ̂, σ̂)/dc by group, (G, …), by one reverse pass per parameter; θ̂ does not move if `held`.
+def case_derivatives(cp: CrossProducts, ones: dict[str, Any], theta, reml, given) -> Parameters:
+    """d(β̂, θ̂, σ̂)/dc, (count, …), by one reverse pass per parameter.
 
-    theta : (m,) the optimum.
+    ones : (count,) ones by the argument of `with_case_weights` that they are: rows, levels or groups. theta : (m,) the
+    optimum; given : the same where θ does not move, else None.
     """
-    ones = jnp.ones(n_groups(cp), cp.dense.dtype)
 
-    def fit(c):
-        weighted = cp.with_case_weights(groups=c)
-        given = (None, theta) if held else (theta, None)
-        return of_estimate(solve(weighted, reml, *given))
+    def fit(cases):
+        beta, moved, sigma = of_estimate(solve(cp.with_case_weights(**cases), reml, theta, given))
+        return jnp.concatenate([beta, moved, sigma[None]])
 
-    return Parameters(*(jnp.moveaxis(j, -1, 0) for j in jax.jacrev(fit)(ones)))
+    flat, pull = jax.vjp(fit, ones)
+    (slopes,) = jax.tree.leaves(jax.lax.map(pull, jnp.eye(len(flat), dtype=flat.dtype)))  # (p + m + 1, count)
+    return Parameters(slopes[: cp.p].T, slopes[cp.p : -1].T, slopes[-1])
 
 
 def group_products(cp: CrossProducts, theta):
@@ -57,15 +60,28 @@ def group_products(cp: CrossProducts, theta):
     return jnp.moveaxis(jax.jacrev(whole)(jnp.ones(n_groups(cp), cp.dense.dtype)), -1, 0)
 
 
-def without_each(cp: CrossProducts, theta, reml) -> tuple[Parameters, jax.Array]:
-    """The fits without one group each, (G, …), from θ (m,), and their statuses (G,)."""
+def without_each(cp: CrossProducts, codes, levels, theta, reml, given) -> tuple[Parameters, jax.Array, jax.Array]:
+    """The fits without the rows of each level, (count, …), their standard errors of β̂ (count, p) and statuses (count,).
+
+    codes : (n,) the level of each row. levels : (count,) those to leave out in turn. theta, given : as above.
+    """
+    start = _off_the_boundary(theta, cp)
 
     def fit(left_out):
-        c = jnp.where(jnp.arange(n_groups(cp)) == left_out, 0.0, 1.0).astype(cp.dense.dtype)
-        e = solve(cp.with_case_weights(groups=c), reml, theta, None)
-        return of_estimate(e), e.status
+        cases = jnp.where(codes == left_out, 0.0, 1.0).astype(cp.dense.dtype)
+        e = solve(cp.with_case_weights(rows=cases), reml, start, given)
+        return of_estimate(e), jnp.sqrt(jnp.diagonal(e.vcov)), e.status
 
-    return jax.lax.map(fit, jnp.arange(n_groups(cp)))
+    return jax.lax.map(fit, levels)
+
+
+def _off_the_boundary(theta, cp: CrossProducts):
+    """(m,) θ with some length for each column of T that has vanished: criteria have no slope there."""
+    if not cp.plan.templates:
+        return theta
+    scale = column_scale(cp)
+    vanished = column_norms(theta * scale, scale, cp.plan) < SINGULAR
+    return jnp.where(vanished, 0.2 * default_start(cp, scale), theta)
 
 
 def group_deviances(cp: CrossProducts, parameters: Parameters) -> jax.Array:

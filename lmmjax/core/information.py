@@ -9,16 +9,21 @@ so that derivatives of two log-determinants give it, at a singular D too, and no
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .blocks import eliminate_chain, template_blocks
 from .compile import jit
+from .covariance import Filled, Template
 from .criterion import deviance_of, factorise, inverse_pieces, residual_df, weighted_slopes, weights
 from .crossprod import CrossProducts
 from .linalg import log_diagonal, posterior, solve_lower
 from .plan import Factor
+
+AT_ONCE = 300  # dense columns up to which second derivatives are formed side by side
 
 
 def deviance_expansion(theta, sigma, cp: CrossProducts, reml: bool = True):
@@ -76,14 +81,10 @@ def _beta_blocks(theta, sigma, cp: CrossProducts):
 @jit
 def _expected(theta, sigma, cp: CrossProducts, reml: bool):
     theta = jnp.asarray(theta)
-
-    def log_dets(weights):
-        return _log_dets(marginal(theta, cp, _moves(theta, cp), weights), cp, reml)
-
-    zero = jnp.zeros_like(theta)
-    cross = jax.grad(log_dets)(zero)[:, None] / sigma
+    _, slope, bend = expand(lambda c: log_dets(marginal(theta, cp, _moves(theta, cp), c), cp, reml), len(theta), cp)
+    cross = slope[:, None] / sigma
     corner = jnp.reshape(2 * residual_df(cp, reml) / sigma**2, (1, 1))
-    return jnp.block([[-0.5 * jax.hessian(log_dets)(zero), cross], [cross.T, corner]])
+    return jnp.block([[-0.5 * bend, cross], [cross.T, corner]])
 
 
 def variance_information(theta, sigma, cp: CrossProducts, reml: bool = True, expected: bool = False):
@@ -112,17 +113,39 @@ def _observed_of_variances(theta, sigma, cp: CrossProducts, reml: bool):
 def _expected_of_variances(theta, sigma, cp: CrossProducts, reml: bool):
     theta = jnp.asarray(theta)
     directions, free = entries(cp), covariances(theta, cp)
+    _, slope, bend = expand(lambda c: log_dets(marginal(theta, cp, directions, c), cp, reml), len(free), cp)
+    return of_covariances(-0.5 * bend, 0.5 * slope, 0.5 * residual_df(cp, reml), free) / sigma**4
 
-    def log_dets(change):
-        return _log_dets(marginal(theta, cp, directions, change), cp, reml)
 
-    zero, variance = jnp.zeros_like(free), sigma**2
-    cross = 0.5 * jax.grad(log_dets)(zero)[:, None] / variance
-    corner = jnp.reshape(0.5 * residual_df(cp, reml) / variance**2, (1, 1))
-    of_d = jnp.block([[-0.5 * jax.hessian(log_dets)(zero), cross], [cross.T, corner]])
-    identity = jnp.eye(len(free), dtype=theta.dtype) / variance
-    turn = jnp.block([[identity, -free[:, None] / variance], [jnp.zeros_like(zero), jnp.ones(1, theta.dtype)]])
-    return turn.T @ of_d @ turn
+def of_covariances(of_d, cross, corner, d):
+    """(m + 1, m + 1) in (Σ, σ²) at Σ = d, σ² = 1 from an information in (D, σ²): of_d (m, m), cross (m,), corner."""
+    whole = jnp.block([[of_d, cross[:, None]], [cross, jnp.reshape(corner, (1, 1))]])
+    zero, one = jnp.zeros((len(d), 1), d.dtype), jnp.ones((1, 1), d.dtype)
+    turn = jnp.block([[jnp.eye(len(d), dtype=d.dtype), -d[:, None]], [zero.T, one]])
+    return turn.T @ whole @ turn
+
+
+def expand(function: Callable, m: int, cp: CrossProducts):
+    """What function(c) gives, its first (m, …) and second (m, m, …) derivatives at c = 0, (m,)."""
+    zero, eye = jnp.zeros(m, cp.dense.dtype), jnp.eye(m, dtype=cp.dense.dtype)
+    rows, cols = np.tril_indices(m)
+
+    def along(pair):
+        def first(c):
+            return jax.jvp(function, (c,), (eye[pair[0]],))
+
+        return jax.jvp(first, (zero,), (eye[pair[1]],))
+
+    each = partial(jax.lax.map, along) if cp.plan.q_rest > AT_ONCE else jax.vmap(along)
+    (value, first), (_, second) = each(np.stack([rows, cols], 1))
+    place = np.zeros((m, m), int)
+    place[rows, cols] = place[cols, rows] = np.arange(len(rows))
+    diagonal = np.diagonal(place)
+    return _at(value, 0), _at(first, diagonal), _at(second, place)
+
+
+def _at(tree, index):
+    return jax.tree.map(lambda a: a[index], tree)
 
 
 def marginal(theta, cp: CrossProducts, directions: Callable, change):
@@ -150,19 +173,29 @@ def marginal(theta, cp: CrossProducts, directions: Callable, change):
 
 
 def entries(cp: CrossProducts) -> Callable:
-    """Directions of `marginal`: ∂D along each entry of the templates, in θ's order."""
+    """Directions of `marginal`: ∂D along each of the `covariances`."""
 
     def directions(factor: Factor):
-        return _embedded(factor, cp, [_symmetric_entries(t.basis) for t in cp.plan.templates])
+        return _embedded(factor, cp, [_symmetric_entries(_free(t)) for t in cp.plan.templates])
 
     return directions
 
 
 def covariances(theta, cp: CrossProducts):
-    """(m,) the entries of D = TTᵀ that the templates leave free, in θ's order."""
+    """(k,) the entries of D = TTᵀ that the templates leave free, in θ's order; all that a function makes, by columns
+    of the lower triangle."""
     parts = zip(cp.plan.templates, cp.plan.theta_slices(), strict=True)
-    blocks = [(t(theta[s]), t.fn.indices) for t, s in parts]
-    return jnp.concatenate([(b @ b.T)[i] for b, i in blocks])
+    return jnp.concatenate([free_covariances(t, theta[s]) for t, s in parts])
+
+
+def free_covariances(template: Template, theta):
+    """The part of one term."""
+    t = template(theta)
+    return (t @ t.T)[_free(template).indices]
+
+
+def _free(template: Template) -> Filled:
+    return template.fn if template.filled else Filled(template.p, "full")
 
 
 def _moves(theta, cp: CrossProducts) -> Callable:
@@ -176,22 +209,24 @@ def _moves(theta, cp: CrossProducts) -> Callable:
     return directions
 
 
-def _symmetric_entries(basis):
+def _symmetric_entries(free: Filled):
+    basis = free.basis
     return basis + basis.swapaxes(1, 2) * (basis != basis.swapaxes(1, 2)).any((1, 2), keepdims=True)
 
 
 def _embedded(factor: Factor, cp: CrossProducts, per_term):
-    """(m, P, P) the directions of all θ in a factor's block, zero for those of other factors."""
-    out, start = jnp.zeros((sum(len(a) for a in per_term), factor.p, factor.p), cp.dense.dtype), 0
-    slices = cp.plan.theta_slices()
+    """(k, P, P) the directions of all terms in a factor's block, zero for those of other factors."""
+    stops = np.cumsum([0, *map(len, per_term)])
+    out, start = jnp.zeros((stops[-1], factor.p, factor.p), cp.dense.dtype), 0
     for i in factor.terms:
         rows = slice(start, start + cp.plan.templates[i].p)
-        out = out.at[slices[i], rows, rows].set(per_term[i])
+        out = out.at[stops[i] : stops[i + 1], rows, rows].set(per_term[i])
         start = rows.stop
     return out
 
 
-def _log_dets(parts, cp: CrossProducts, reml: bool):
+def log_dets(parts, cp: CrossProducts, reml: bool):
+    """log|V₀|, with REML + log|XᵀV₀⁻¹X| in the basis of X, from what `marginal` gives."""
     log_det, block = parts
     return log_det + reml * 2 * jnp.sum(log_diagonal(block)[:-1])
 
@@ -199,4 +234,4 @@ def _log_dets(parts, cp: CrossProducts, reml: bool):
 def _natural_deviance(parts, variance, cp: CrossProducts, reml: bool):
     """−2ℓ up to a constant, at σ² = variance."""
     rss = jnp.exp(2 * log_diagonal(parts[1])[-1])
-    return _log_dets(parts, cp, reml) + residual_df(cp, reml) * jnp.log(variance) + rss / variance
+    return log_dets(parts, cp, reml) + residual_df(cp, reml) * jnp.log(variance) + rss / variance

@@ -13,32 +13,42 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .compile import jit
 from .criterion import residual_df
 from .crossprod import CrossProducts, Response
 from .optimize import CONVERGED, DIVERGED, FAILED
 
 MOST_LEVELS = 1500  # up to which the eigendecomposition is cheap
-GRID = 32  # cells of λ that are searched for the lowest
+GRID, BEYOND = 32, 8  # cells of λ that are searched for the lowest: with the typical, and with the least eigenvalue
 EQUAL = 1e-13  # eigenvalues this close, relative to the largest, are the same
 ZERO = 1e-11
+
+
+class Curve(NamedTuple):
+    """The criterion Σ c log(1 + λd) + ν log r²(λ) + constant of a model.
+
+    values, times : (K,) distinct s and how often each occurs. dets, counts : (K',) the d and c.
+    """
+
+    values: Any
+    times: Any
+    dets: Any
+    counts: Any
+    constant: Any
+    nu: Any
 
 
 class Spectrum(NamedTuple):
     """What all responses share. inverse : (p, p) (XᵀX)⁻¹. rotation : (ℓ, j) UᵀZᵀ's nonzero directions.
 
-    eigenvalues : (j,). values, members : (K,), (j, K) distinct eigenvalues and which are which. dets, counts : the d
-    and c of Σ c log(1 + λd) in the criterion. constant : the rest of it.
+    eigenvalues, members : (j,), (j, K) which of the curve's distinct values each is.
     """
 
     inverse: Any
     rotation: Any
     eigenvalues: Any
-    values: Any
     members: Any
-    dets: Any
-    counts: Any
-    constant: Any
-    nu: Any
+    curve: Curve
 
 
 def applies(cp: CrossProducts) -> bool:
@@ -49,21 +59,34 @@ def applies(cp: CrossProducts) -> bool:
 
 
 def spectrum(cp: CrossProducts, reml: bool) -> Spectrum | None:
-    """The eigendecomposition, on the host; None where X explains Z."""
-    gram, border, dense = (np.asarray(a) for a in (cp.stages[0].gram[:, 0, 0], cp.stages[0].border[:, 0], cp.dense))
+    """The eigendecomposition, on the host; None where X explains Z. The levels may be correlated: Z stands for ZL."""
+    gram, border, dense = _products(cp)
     inverse = np.linalg.inv(dense)
-    s, u = np.linalg.eigh(np.diag(gram) - border @ inverse @ border.T)
-    kept = s > ZERO * np.max(gram)
+    s, u = np.linalg.eigh(gram - border @ inverse @ border.T)
+    kept = s > ZERO * np.max(np.diagonal(gram))
     if not kept.any():
         return None
     s, u = s[kept], u[:, kept]
     values, members = _distinct(s)
-    dets, within = (s, values) if reml else (gram, _distinct(np.sort(gram))[0])
-    counts = np.bincount(np.argmin(abs(dets[:, None] - within), 1), minlength=len(within)).astype(float)
+    own, which = (values, members) if reml else _distinct(_eigenvalues(gram, cp))
     nu = float(residual_df(cp, reml))
     log_x = np.linalg.slogdet(dense)[1] + 2 * np.sum(np.log(abs(np.diagonal(cp.basis))))
     constant = reml * log_x - float(cp.log_weights) + nu * (1 + np.log(2 * np.pi / nu))
-    return Spectrum(inverse, u, s, values, members, within, counts, constant, nu)
+    return Spectrum(inverse, u, s, members, Curve(values, members.sum(0), own, which.sum(0), constant, nu))
+
+
+def _products(cp: CrossProducts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """ZᵀZ (ℓ, ℓ), ZᵀX (ℓ, p) and XᵀX (p, p)."""
+    dense, q = np.asarray(cp.dense), cp.plan.q_rest
+    if q:
+        return dense[:q, :q], dense[:q, q:], dense[q:, q:]
+    stage = cp.stages[0]
+    return np.diag(stage.gram[:, 0, 0]), np.asarray(stage.border[:, 0]), dense
+
+
+def _eigenvalues(gram: np.ndarray, cp: CrossProducts) -> np.ndarray:
+    """(ℓ,) eigenvalues of ZᵀZ, which is diagonal unless levels are correlated; sorted."""
+    return np.linalg.eigvalsh(gram) if cp.plan.q_rest else np.sort(np.diagonal(gram))
 
 
 def _distinct(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -78,40 +101,67 @@ def minimise(responses: Response, spectrum: Spectrum, cp: CrossProducts):
 
     The lowest of a grid of λ brackets the optimum, which safeguarded Newton steps then find to rounding.
     """
-    w = spectrum
+    w, curve = spectrum, spectrum.curve
     zy, xy = responses.zy[0][..., 0], responses.dense
     solved = xy @ w.inverse
     projected = zy - solved @ cp.stages[0].border[:, 0].T  # ZᵀP_X y
     eta = projected @ w.rotation
     squares = eta**2 @ w.members  # (B, K)
-    within = responses.yy - jnp.sum(solved * xy, -1) - squares @ (1 / w.values)
-    lam, iterations = _search(squares / w.values, within, w)
-    value, slope, _ = _expand(lam, squares / w.values, within, w)
-    prss = _prss(lam, squares / w.values, within, w)[0]
+    within = responses.yy - jnp.sum(solved * xy, -1) - squares @ (1 / curve.values)
+    lam, iterations = _search(squares / curve.values, within, curve)
+    value, slope, _ = _expand(lam, squares / curve.values, within, curve)
+    prss = _prss(lam, squares / curve.values, within, curve)[0]
     effects = (lam[:, None] * eta / (1 + lam[:, None] * w.eigenvalues)) @ w.rotation.T
     basis_beta = solved - effects @ cp.stages[0].border[:, 0] @ w.inverse + responses.shift
     beta = jax.scipy.linalg.solve_triangular(cp.basis, basis_beta.T).T
-    far = (lam >= _cells(w)[-1]) & (slope < 0)
+    far = (lam >= _cells(curve)[-1]) & (slope < 0)
     status = jnp.where(jnp.isfinite(value), jnp.where(far, DIVERGED, CONVERGED), FAILED)
-    return jnp.sqrt(lam)[:, None], beta, jnp.sqrt(prss / w.nu), value + w.constant, status, iterations
+    return jnp.sqrt(lam)[:, None], beta, jnp.sqrt(prss / curve.nu), value + curve.constant, status, iterations
 
 
-def _cells(w: Spectrum):
-    """(GRID + 1,) values of λ from 0 up: even in λs̄/(1 + λs̄), then very large."""
+def improvements(parts, curve: Curve):
+    """(B,) how far the minimum of the criterion lies below its value at λ = 0, not negative.
+
+    parts : (B, K + 1) Σ η²/s over the eigenvalues that are equal, and r_w. For y ~ N(Xβ, σ²I) these are σ² times
+    independent χ² variables on `times` and n − p − Σ times degrees of freedom.
+    """
+    single = len(curve.values) == len(curve.dets) == 1 and np.allclose(curve.values, curve.dets, rtol=ZERO)
+    return _improvements_of_one(parts, curve) if single else _improvements(parts, curve)
+
+
+def _improvements_of_one(parts, curve: Curve):
+    """Where s and d are one number, as in balanced designs: 1/(1 + λs) = cr_w/((ν − c)Σ η²/s) is 1/F, but at most 1."""
+    (share, within), c = parts.T, curve.counts[0]
+    t = np.minimum(1, c * within / ((curve.nu - c) * share))
+    return np.maximum(curve.nu * np.log((within + share) / (within + share * t)) + c * np.log(t), 0)
+
+
+@jit
+def _improvements(parts, curve: Curve):
+    shares, within = parts[:, :-1], parts[:, -1]
+    lam, _ = _search(shares, within, curve)
+    at_zero, lowest = (_expand(at, shares, within, curve)[0] for at in (jnp.zeros_like(lam), lam))
+    return jnp.maximum(at_zero - lowest, 0)
+
+
+def _cells(w: Curve):
+    """(GRID + BEYOND + 1,) values of λ from 0 up: even in λs̄/(1 + λs̄), on to GRID/min s, then very large."""
     share = jnp.arange(GRID) / GRID
-    typical = jnp.sum(w.values * w.members.sum(0)) / w.members.sum()
-    inside = share / (1 - share)
-    return jnp.append(inside, 1e14) / typical
+    typical = jnp.sum(w.values * w.times) / jnp.sum(w.times)
+    inside = share / (1 - share) / typical
+    last = inside[-1]
+    beyond = last * (GRID / (w.values[0] * last)) ** (jnp.arange(1, BEYOND + 1) / BEYOND)
+    return jnp.concatenate([inside, beyond, 1e14 / typical[None]])
 
 
-def _prss(lam, shares, within, w: Spectrum):
+def _prss(lam, shares, within, w: Curve):
     """r²(λ) and its first two derivatives; shares : (B, K) Σ η²/s."""
     t = 1 / (1 + lam[:, None] * w.values)
     first, second = shares * t, shares * t * t * w.values
     return within + jnp.sum(first, -1), -jnp.sum(second, -1), 2 * jnp.sum(second * t * w.values, -1)
 
 
-def _expand(lam, shares, within, w: Spectrum):
+def _expand(lam, shares, within, w: Curve):
     """The criterion (without its constant) and its first two derivatives in λ, (B,) each."""
     r, dr, d2r = _prss(lam, shares, within, w)
     t = w.dets / (1 + lam[:, None] * w.dets)
@@ -120,10 +170,10 @@ def _expand(lam, shares, within, w: Spectrum):
     return value, slope, -jnp.sum(w.counts * t * t, -1) + w.nu * (d2r / r - (dr / r) ** 2)
 
 
-def _search(shares, within, w: Spectrum):
+def _search(shares, within, w: Curve):
     """(B,) minimising λ and the Newton steps it took."""
     cells = _cells(w)
-    damped = 1 / (1 + cells[:-1, None] * w.values)  # (GRID, K)
+    damped = 1 / (1 + cells[:-1, None] * w.values)  # (cells, K)
     logs = jnp.sum(w.counts * jnp.log1p(cells[:-1, None] * w.dets), -1)
     best = jnp.argmin(logs + w.nu * jnp.log(within[:, None] + shares @ damped.T), -1)
     low, high = cells[jnp.maximum(best - 1, 0)], cells[best + 1]

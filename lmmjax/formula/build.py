@@ -18,7 +18,7 @@ from .matrices import Matrix, fit_matrices, independent_columns
 from .parse import ParsedFormula, parse
 from .relations import by_group, level_factor, template_of
 from .rows import check_action, complete, select, subset_mask
-from .schema import GroupTerm, Prepared, Schema
+from .schema import Aliased, GroupTerm, Prepared, Schema
 from .scope import resolve
 from .terms import Factor, memorise, terms
 
@@ -37,6 +37,7 @@ def build(
     na_action: str = "omit",
     relmat: Any = None,
     covariance: Any = None,
+    saturated: bool = False,
 ) -> tuple[Schema, Design]:
     """Turn a formula and data into the arrays of a model and the names that go with them.
 
@@ -47,6 +48,7 @@ def build(
     contrasts : a coding for all unordered factors of the fixed part, or a dict by factor.
     subset : (n₀,) booleans or a condition as text; na_action : "omit" rows with missing values, or "raise".
     relmat : correlations between levels, by grouping factor. covariance : templates, by grouping factor.
+    saturated : allow random terms with as many effects as rows, whose variance cannot be told from the residual one.
     Returns the Schema and a Design of float64 NumPy arrays; terms come in lme4's order.
     Raises FormulaError and DataError, naming the culprit.
     """
@@ -58,18 +60,20 @@ def build(
     extras = _Extras.read(weights, offset, frame)
     rows, index, n_dropped = _used_rows(parsed, frame, extras, env.namespace, subset, na_action)
     y, w, o, offsets = _vectors(parsed, extras, rows, index)
-    fixed, X, dropped, groups, random = _matrices(parsed, contrasts, rows, index, relmat, covariance)
+    fixed, X, aliased, groups, random = _matrices(parsed, contrasts, rows, index, relmat, covariance, saturated)
     schema = Schema(
         formula=formula,
         response=parsed.response.label,
         groups=groups,
-        dropped=dropped,
+        dropped=() if aliased is None else tuple(aliased.matrix.names),
         index=index,
         n_dropped=n_dropped,
         fixed=fixed,
         offsets=offsets,
         array_offset=extras.has_array_offset,
         constants=rows.constants,
+        rows=rows,
+        aliased=aliased,
     )
     return schema, Design(X=X, y=y, terms=random, weights=w, offset=o)
 
@@ -150,15 +154,13 @@ def _column(source: Expression, what: str, rows: Rows, index: pd.Index) -> tuple
 
 
 def _matrices(
-    parsed: ParsedFormula, contrasts: Any, rows: Rows, index: pd.Index, relmat: Any, covariance: Any
-) -> tuple[Matrix, np.ndarray, tuple[str, ...], tuple[GroupTerm, ...], tuple[RandomTerm, ...]]:
+    parsed: ParsedFormula, contrasts: Any, rows: Rows, index: pd.Index, relmat: Any, covariance: Any, saturated: bool
+) -> tuple[Matrix, np.ndarray, Aliased | None, tuple[GroupTerm, ...], tuple[RandomTerm, ...]]:
     fixed_terms = with_contrasts(terms(parsed.fixed), contrasts)
     (full, X), *raw = fit_matrices([fixed_terms, *(terms(bar.raw) for bar in parsed.bars)], rows)
     check_reached({f: info.type for f, info in full.info.factor_infos.items()}, contrasts)
     check_finite(X, full.names, index)
-    kept = independent_columns(X)
-    fixed = full if len(kept) == full.p else full.keep(kept)
-    dropped = tuple(name for j, name in enumerate(full.names) if j not in kept)
+    fixed, X, aliased = _independent(full, X)
     check_size(rows.n, fixed.p)
     groups, random = [], []
     known = {bar.group for bar in parsed.bars}
@@ -169,12 +171,24 @@ def _matrices(
         check_finite(x, matrix.names, index)
         if not matrix.p:
             raise FormulaError(f"term {bar.text} has no columns; write (1|{bar.group}) or leave it out")
-        check_term(bar.text, bar.group, matrix.p, len(grouping.levels), rows.n, bar.group in relmat)
+        free = saturated or bar.group in relmat
+        check_term(bar.text, bar.group, matrix.p, len(grouping.levels), rows.n, free)
         if bar.group in relmat and bar.group not in factors:
             factors[bar.group] = level_factor(relmat[bar.group], bar.group, grouping.levels)
         groups.append(GroupTerm(bar, matrix, grouping))
         template = template_of(covariance.get(bar.group, "full"), bar.text, matrix.p)
         random.append(RandomTerm(x, codes, len(grouping.levels), template, factors.get(bar.group)))
     order = lme4_order([term.n_levels for term in random])
-    X = X if fixed is full else np.ascontiguousarray(X[:, kept])
-    return fixed, X, dropped, tuple(groups[i] for i in order), tuple(random[i] for i in order)
+    return fixed, X, aliased, tuple(groups[i] for i in order), tuple(random[i] for i in order)
+
+
+def _independent(full: Matrix, X: np.ndarray) -> tuple[Matrix, np.ndarray, Aliased | None]:
+    """The columns of X (n, p) that are kept, and those that depend on them."""
+    kept = independent_columns(X)
+    if len(kept) == full.p:
+        return full, X, None
+    lost = [j for j in range(full.p) if j not in kept]
+    coefficients = np.linalg.lstsq(X[:, kept], X[:, lost])[0]
+    size = np.sqrt(np.mean(X[:, lost] ** 2, 0))
+    aliased = Aliased(full.keep(lost), coefficients, np.where(size > 0, size, 1.0))
+    return full.keep(kept), np.ascontiguousarray(X[:, kept]), aliased

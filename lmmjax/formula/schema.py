@@ -1,7 +1,8 @@
-"""Schema: the names of a model, and how to rebuild its matrices for new data. No data arrays."""
+"""Schema: the names of a model, the columns behind them, and how to rebuild its matrices for new data."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from .parse import Bar
 from .scope import resolve_again
 from .terms import Factor
 from .values import missing
+from .variables import Variables, summarise
 
 
 class Prepared(NamedTuple):
@@ -58,6 +60,17 @@ class GroupTerm:
         return self.grouping.levels
 
 
+class Aliased(NamedTuple):
+    """Fixed-effects columns left out: how to build them, and (p, d) what the kept ones make of them in the fit's rows.
+
+    scale : (d,) divides both, so that they are of order one.
+    """
+
+    matrix: Matrix
+    coefficients: np.ndarray
+    scale: np.ndarray
+
+
 @dataclass(frozen=True)
 class Schema:
     """Names of a model and what rebuilds its matrices. Holds patsy DesignInfo objects, so it cannot be pickled.
@@ -71,6 +84,8 @@ class Schema:
     offsets : offsets that new data can give again, from the formula or named in `offset=`.
     array_offset : whether an offset came as an array, which new data cannot give again.
     constants : the caller's functions and single values that the formula uses.
+    rows : the columns that the formula names in the rows used, and its factors evaluated there.
+    aliased : the columns in `dropped`, or None.
     """
 
     formula: str
@@ -83,6 +98,13 @@ class Schema:
     offsets: tuple[Prepared, ...]
     array_offset: bool
     constants: Mapping[str, Any]
+    rows: Rows
+    aliased: Aliased | None
+
+    @cached_property
+    def variables(self) -> Variables:
+        """Levels and means of the columns that the fixed part and the offsets name."""
+        return summarise(self.fixed, (o.factor for o in self.offsets), self.rows)
 
     @property
     def fixed_names(self) -> list[str]:
@@ -120,6 +142,18 @@ class Schema:
             if pair:
                 _check_finite(pair[0], g.columns)
         return X, random, np.sum(offset, axis=0) if offset else None
+
+    def excess(self, newdata: Any) -> np.ndarray:
+        """(n, d) how far new data are from the dependence that d columns were left out for, of order one.
+
+        A linear combination of the rows' means is estimable where the same combination of these rows is zero.
+        Raises as `new_data`.
+        """
+        rows = self._rows(frame_of(newdata), [])
+        if self.aliased is None:
+            return np.zeros((rows.n, 0))
+        X, others = build([self.fixed, self.aliased.matrix], rows)
+        return (others - X @ self.aliased.coefficients) / self.aliased.scale
 
     def _wants(self, term: GroupTerm, groups: bool | Collection[str]) -> bool:
         if isinstance(groups, bool):

@@ -7,11 +7,11 @@ import numpy as np
 from scipy.special import betaincinv, chdtrc
 
 from ..core.batch import estimate_many
-from ..core.estimate import Estimate, estimate
-from ..errors import DataError
+from ..core.estimate import estimate
 from ..fit import Fit
 from ..precision import in_float64, to_numpy
-from ..refitting import given_theta, key_of
+from ..refitting import key_of
+from .nesting import ZERO, check_comparable, likelihood_ratio
 from .results import BootstrapTest
 from .sampling import (
     LARGEST,
@@ -23,7 +23,6 @@ from .sampling import (
     response_bytes,
 )
 
-ZERO = 1e-8  # an LRT below this share of a deviance is rounding
 LOOK = 1024  # draws before the first look of early stopping
 CONFIDENCE = 0.999  # that a look must have in p being on one side of alpha
 
@@ -60,7 +59,7 @@ def bootstrap_lrt(
     check_comparable(null, alt)
     e0, e1 = (to_numpy(estimate(f.cross_products, reml=False)) for f in (null, alt))
     zero = ZERO * max(1.0, abs(float(e0.criterion)))
-    observed = _observed(e0, e1, zero)
+    observed = likelihood_ratio(float(e0.criterion), float(e1.criterion))
     bytes_each = max(response_bytes(null.design), response_bytes(alt.design))
     todo = chunks(n, bytes_each, memory, progress, LARGEST if alpha is None else LOOK)
     responses, draws, n_failed = partial(parametric(null.design, e0), key_of(seed)), np.empty(n), 0
@@ -72,53 +71,6 @@ def bootstrap_lrt(
         if alpha is not None and _is_look(done) and is_decided(_as_large(draws[:done], observed), done, alpha):
             break
     return _result(null, alt, observed, draws[:done], n_failed)
-
-
-def check_comparable(null: Fit, alt: Fit) -> None:
-    """Raises DataError, naming what differs, unless `null` can be a special case of `alt`, the larger model."""
-    names = f"{null.schema.formula!r} and {alt.schema.formula!r}"
-    if null.nobs != alt.nobs:
-        raise DataError(f"{names} were fitted to {null.nobs} and {alt.nobs} rows: fit both to the same rows")
-    for what in ("y", "weights", "offset"):
-        a, b = getattr(null.design, what), getattr(alt.design, what)
-        if (a is None) != (b is None) or (a is not None and not np.array_equal(a, b)):
-            raise DataError(f"{names} differ in {_named(what, null, alt)}: a likelihood ratio needs the same")
-    outside = _outside_span(null, alt)
-    if outside:
-        raise DataError(f"{names} are not nested: the larger model's fixed effects do not span {', '.join(outside)}")
-    if null.df == alt.df:
-        raise DataError(f"{names} have the same number of parameters, {null.df}: neither is the smaller one")
-    for fit in (null, alt):
-        if given_theta(fit) is not None:
-            raise DataError(f"theta of {fit.schema.formula!r} was given: it cannot be counted as a parameter")
-
-
-def _named(what: str, null: Fit, alt: Fit) -> str:
-    if what != "y":
-        return what
-    if null.schema.response != alt.schema.response:
-        return f"their responses ({null.schema.response} and {alt.schema.response})"
-    same = null.schema.index.equals(alt.schema.index)
-    return "the values of their responses" if same else "the rows that they use"
-
-
-def _outside_span(null: Fit, alt: Fit) -> list[str]:
-    """Names of the null's columns of X that are no combinations of the other's."""
-    q, _ = np.linalg.qr(alt.design.X)
-    left = np.linalg.norm(null.design.X - q @ (q.T @ null.design.X), axis=0)
-    far = left > 1e-8 * np.linalg.norm(null.design.X, axis=0)
-    return [name for name, is_far in zip(null.schema.fixed_names, far, strict=True) if is_far]
-
-
-def _observed(e0: Estimate, e1: Estimate, zero: float) -> float:
-    """The likelihood ratio of the data, or DataError where the smaller model has the larger likelihood."""
-    found = float(e0.criterion - e1.criterion)
-    if found < -100 * zero:
-        raise DataError(
-            f"the model with fewer parameters has the larger likelihood (−2 log-likelihood {e0.criterion:.6g} against "
-            f"{e1.criterion:.6g}): it is no special case of the other"
-        )
-    return found if found >= zero else 0.0
 
 
 def _statistics(null: Fit, alt: Fit, y: Any, memory: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,90 +1,165 @@
-"""Tables that compare fitted models by maximum likelihood: nested ones, and all that leave one thing out."""
+"""Likelihood-ratio comparisons of fitted models: tables of nested ones, one test, and a test for each random term."""
 
-import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-from jax.scipy.linalg import block_diag
 from scipy.special import chdtrc
 
-from ..core.compile import jit
-from ..core.criterion import value_and_gradient
-from ..core.crossprod import CrossProducts
-from ..core.estimate import SECANT_REST, solve
-from ..core.optimize import CONVERGED, FIXED, STATUS, newton
-from ..core.rectify import SINGULAR, column_norms
-from ..core.start import column_scale, curvature_guess, default_start
-from ..errors import ConvergenceWarning, DataError, FormulaError
+from ..core.covariance import Template
+from ..core.crossprod import cross_products
+from ..core.design import RandomTerm
+from ..errors import DataError
 from ..fit import Fit, fit_cross_products
-from ..formula.hints import listed, suggest
-from ..guard import caller
-from ..precision import in_float64, to_numpy
+from ..formula.matrices import Matrix
+from ..formula.parse import parse
+from ..formula.schema import GroupTerm
+from ..precision import in_float64
+from ..refitting import given_theta
+from .boundary import boundary_test
+from .nesting import (
+    Undetermined,
+    check_comparable,
+    check_fixed,
+    check_same_data,
+    check_same_fixed,
+    is_diagonal,
+    likelihood_ratio,
+    not_spanned,
+    outside_span,
+    placed,
+)
+from .results import LikelihoodRatioTest
+from .sampling import check_replicates
 
 NONE = "<none>"  # R's name of the row of the whole model
-BATCH = 64  # fits of one compiled batch, or a power of two times it
+METHODS = ("auto", "chisq", "mixture")
+DRAWS = 10_000
 
 
-def anova(*fits: Fit, refit: bool = True) -> pd.DataFrame:
+def compare_fits(*fits: Fit, refit: bool = True) -> pd.DataFrame:
     """Likelihood-ratio tests of two or more models of one response, each against the next smaller.
 
-    fits : of `lmer` or `lm`, in any order, each nested in the next by its number of parameters (which is not checked).
-    refit : fit REML models again by ML, without which models of different fixed effects cannot be compared.
+    fits : of `lmer` or `lm`, in any order, each nested in the next by its number of parameters. refit : fit REML models
+    again by ML, without which models of different fixed effects cannot be compared; where False, linear models among
+    REML fits enter by REML too.
     Returns a row for each model, named by its formula, smallest first: npar (β, θ and σ), aic, bic, loglik, deviance
     (−2 loglik), and of the test against the row above chisq, df and p; p is missing where df is 0. `.attrs["note"]` and
     the heading of the printed table tell which criterion it shows. As lme4's anova: p takes chisq for chi-squared,
-    which makes it too large where a variance is zero under the smaller model.
-    Raises ValueError for fewer than two fits, and DataError for fits of different rows or responses.
+    which makes it too large where a variance is zero under the smaller model (`lrt` does not).
+    Raises ValueError for fewer than two fits and for REML beside ML fits under refit=False; DataError for fits of
+    different rows, responses, weights or offsets, for neighbours that are not nested (where that cannot be told of
+    random terms they pass), and under refit=False for fixed effects of another space or coding.
     """
-    _check_comparable(fits)
-    restricted = [f.reml and bool(f.design.terms) for f in fits]
-    note = "fitted by ML"
-    if any(restricted):
-        note = "REML fits refitted by ML" if refit else "fitted by REML" if all(restricted) else "fitted by REML and ML"
-    models = sorted((_by_ml(f) if refit else f for f in fits), key=lambda f: f.df)
-    npar = np.array([f.df for f in models])
-    loglik = np.array([f.loglik for f in models])
-    chisq, df = np.full((2, len(models)), np.nan)
+    if len(fits) < 2:
+        raise ValueError(f"anova() compares two or more fits; it was given {len(fits)}")
+    check_fits(fits, "anova")
+    for fit in fits[1:]:
+        check_same_data(fits[0], fit)
+    restricted = [f.reml for f in fits if f.design.terms]
+    reml = not refit and any(restricted)
+    if reml and not all(restricted):
+        raise ValueError("refit=False: some of the fits are by REML, others by ML; let them be refitted by ML")
+    models = sorted(fits, key=lambda f: f.df)
+    for null, alt in pairwise(models):
+        if reml:
+            check_same_fixed(null, alt)
+        if null.df < alt.df:
+            _check_nested(null, alt)
+    models = models if reml else [by_ml(f) for f in models]
+    loglik = np.array([-0.5 * f.reml_criterion if reml else f.loglik for f in models])
+    npar, (chisq, df) = np.array([f.df for f in models]), np.full((2, len(models)), np.nan)
     chisq[1:], df[1:] = 2 * np.diff(loglik), np.diff(npar)
     names = pd.Index([f.schema.formula for f in models], name="model")
-    return _table(names, npar, loglik, chisq, df, models[0].nobs, note)
+    note = "fitted by REML" if reml else "REML fits refitted by ML" if any(restricted) else "fitted by ML"
+    return lrt_table(names, npar, loglik, chisq, df, models[0].nobs, note)
 
 
-def drop_one(fit: Fit, columns: Any = None, terms: Any = None) -> pd.DataFrame:
-    """All models that leave one fixed-effects column, or one term, out of `fit`: refitted by ML in one batch.
+@in_float64
+def lrt(null: Fit, alt: Fit, method: str = "auto", n: int = DRAWS, seed: Any = 0) -> LikelihoodRatioTest:
+    """Tests a model against a larger one by the likelihood ratio, variances of zero under the null allowed for.
 
-    columns : one or several names of columns of X (see `fit.fixef`). terms : names of fixed-effects terms, each of
-    which is dropped with all its columns. By default the terms that no interaction contains, as in R's drop1.
-    Returns a row "<none>" for the fit itself and one for each column or term: npar (parameters left), aic, bic, loglik,
-    deviance, and of the likelihood-ratio test against the fit chisq, df (columns dropped) and p. A REML fit is compared
-    by ML, as in lme4's drop1; `.attrs["note"]` and the heading of the printed table say so.
-    The other columns stay as they are. So a term that an interaction contains is dropped from its coding, which with
-    sum contrasts gives tests of type III, and columns that the fit left out as dependent stay out.
-    Raises FormulaError for unknown names, ValueError for columns together with terms; warns with ConvergenceWarning.
+    null, alt : fits of `lmer` or `lm` to the same response, in either order; the one with fewer parameters is the null.
+    They may differ in fixed effects, random effects or both. REML fits with the same fixed effects are compared by
+    REML (a linear model too); else by ML, to which REML fits are refitted. `.note` and the printed test say so.
+    method : "chisq" refers the statistic to χ² on as many degrees of freedom as there are parameters more, which is
+    conservative where variances are tested. "mixture" refers it to its limit, a mixture of χ² (Self & Liang 1987;
+    Stram & Lee 1994; Shapiro 1988), by n draws from `seed` (an int or a JAX key). "auto" computes the weights of the
+    mixture where they have a closed form (up to three dimensions at the boundary: one variance gives ½χ²₀ + ½χ²₁, a
+    slope added to an intercept ½χ²₁ + ½χ²₂), draws where not, and is χ² where no variance is tested.
+
+    The limit takes the expected information in the variances and covariances at the estimates of the null, and that
+    variances which the null estimates are positive; where one of them is estimated as zero, `.note` says so. It is for
+    many levels: for few of them see `bootstrap_lrt` and `exact_rlrt`.
+    `.weights` : of the χ² distributions, by degrees of freedom; `.p_chisq` : what "chisq" says; `.p_se`, `.draws` where
+    drawn. Raises DataError where the fits differ in rows, response, weights or offset, where they are not nested,
+    naming the term, and where that cannot be told; ValueError for other methods.
     """
-    chosen = _chosen(fit, columns, terms)
-    full = _by_ml(fit)
-    kept = np.ones((len(chosen), fit.design.p))
-    for row, (_, positions) in zip(kept, chosen, strict=True):
-        row[list(positions)] = 0
-    deviance, status = _refitted(full, kept)
-    names = pd.Index([NONE, *(name for name, _ in chosen)], name="dropped")
-    _warn(names[1:], status)
-    dropped = np.array([np.nan, *np.sum(kept == 0, 1)])
-    chisq = np.array([np.nan, *(deviance - full.deviance)])
-    npar = full.df - np.nan_to_num(dropped).astype(int)
-    loglik = -0.5 * np.array([full.deviance, *deviance])
-    note = "fitted by ML" if full is fit else "REML fit refitted by ML"
-    return _table(names, npar, loglik, chisq, dropped, fit.nobs, note)
+    if method not in METHODS:
+        raise ValueError(f"method={method!r}: choose one of {', '.join(METHODS)}")
+    check_replicates(n)
+    check_fits((null, alt), "lrt")
+    null, alt = (null, alt) if null.df <= alt.df else (alt, null)
+    check_comparable(null, alt)
+    _check_nested(null, alt)
+    null, alt, reml, note = _one_criterion(null, alt)
+    statistic = likelihood_ratio(*(f.reml_criterion if reml else f.deviance for f in (null, alt)))
+    df = alt.df - null.df
+    p_chisq = float(chdtrc(df, statistic))
+    found: dict[str, Any] = {"p_value": p_chisq, "weights": pd.Series([1.0], [df])}
+    if method != "chisq":
+        limit = boundary_test(statistic, null, alt, reml, method == "auto", n, seed)
+        found = {"p_value": limit.p, "weights": limit.weights, "p_se": limit.p_se, "draws": limit.draws}
+        if len(limit.weights) > 1 and null.design.terms and null.is_singular:
+            note += "; variances of zero under the null taken as positive"
+    return LikelihoodRatioTest(
+        statistic=statistic,
+        df=df,
+        p_chisq=p_chisq,
+        note=note,
+        null=null.schema.formula,
+        alternative=alt.schema.formula,
+        **found,
+    )
 
 
-def _table(index: pd.Index, npar, loglik, chisq, df, nobs: int, note: str) -> pd.DataFrame:
+@in_float64
+def ranova(fit: Fit, reduce_terms: bool = True, n: int = DRAWS, seed: Any = 0) -> pd.DataFrame:
+    """A likelihood-ratio test of each random term, by the criterion of the fit (REML or ML), as lmerTest's ranova.
+
+    reduce_terms : take from a term one of its own terms at a time ("x in (x | g)" tests it against (1 | g)), those that
+    no interaction contains; a term of an intercept alone is dropped. False drops every term whole. A term without an
+    intercept, (0 + x | g), has nothing nested in it and is dropped, where lmerTest takes (1 | g) for the smaller model;
+    so is one whose covariance is neither full nor diagonal.
+    Returns a row "<none>" for the fit itself and one for each reduction, in the formula's order: npar, aic, bic,
+    loglik, deviance, chisq, df, p from χ² on df, and p_mixture, which allows for the boundary as `lrt` does (n, seed :
+    draws, where it needs some) and is missing where the limit is not known. The smallest model may be a linear one.
+    Raises DataError for a fit without random terms or with a given θ.
+    """
+    check_fits((fit,), "ranova")
+    if not fit.design.terms:
+        raise DataError(f"{fit.schema.formula!r} has no random term to test")
+    if given_theta(fit) is not None:
+        raise DataError(f"theta of {fit.schema.formula!r} was given: its random terms were not estimated")
+    check_replicates(n)
+    rows = [(name, _refitted(fit, i, term)) for name, i, term in _reductions(fit, reduce_terms)]
+    fits = [fit, *(smaller for _, smaller in rows)]
+    npar = np.array([f.df for f in fits])
+    loglik = np.array([-0.5 * float(f.estimate.criterion) for f in fits])
+    chisq, df = 2 * (loglik[0] - loglik), 1.0 * (npar[0] - npar)
+    chisq[0] = df[0] = np.nan
+    names = pd.Index([NONE, *(name for name, _ in rows)], name="reduced")
+    note = f"fitted by {'REML' if fit.reml else 'ML'}"
+    p = [_limit_p(statistic, smaller, fit, n, seed) for statistic, (_, smaller) in zip(chisq[1:], rows, strict=True)]
+    return lrt_table(names, npar, loglik, chisq, df, fit.nobs, note, p_mixture=[np.nan, *p])
+
+
+def lrt_table(index: pd.Index, npar, loglik, chisq, df, nobs: int, note: str, **more: Any) -> pd.DataFrame:
     """The columns of every table of likelihood-ratio tests, from (models,) arrays."""
-    chisq = np.maximum(chisq, 0)  # as in R: less is rounding, or models that are not nested
+    chisq = np.maximum(chisq, 0)  # as in R: less is rounding
     columns = {
         "npar": npar,
         "aic": 2 * npar - 2 * loglik,
@@ -95,148 +170,96 @@ def _table(index: pd.Index, npar, loglik, chisq, df, nobs: int, note: str) -> pd
         "df": df,
         "p": np.where(df > 0, chdtrc(df, chisq), np.nan),
     }
-    table = pd.DataFrame(columns, index)
+    table = pd.DataFrame({**columns, **more}, index)
     table.columns.name = note
     table.attrs["note"] = note
     return table
 
 
-def _check_comparable(fits: Sequence[Fit]) -> None:
-    if len(fits) < 2:
-        raise ValueError(f"anova() compares two or more fits; it was given {len(fits)}")
-    for fit in fits:
-        if not isinstance(fit, Fit):
-            raise TypeError(f"anova() compares fits of lmer() or lm(), not {type(fit).__name__}")
-    first = fits[0]
-    for fit in fits[1:]:
-        which = f"{first.schema.formula!r} and {fit.schema.formula!r}"
-        if fit.nobs != first.nobs:
-            raise DataError(f"{which} were fitted to {first.nobs} and {fit.nobs} rows; compare fits of the same rows")
-        if not np.array_equal(fit.design.y, first.design.y):
-            raise DataError(f"{which} were fitted to different responses, or to the same rows in another order")
-
-
-def _by_ml(fit: Fit) -> Fit:
+def by_ml(fit: Fit) -> Fit:
     """The fit, or if it is a REML fit the same model by ML; a θ that was given stays."""
     if not fit.reml or not fit.design.terms:
         return fit
-    theta = fit.theta if int(fit.estimate.status) == FIXED else None
-    return fit_cross_products(fit.schema, fit.design, fit.cross_products, False, theta)
+    return fit_cross_products(fit.schema, fit.design, fit.cross_products, False, given_theta(fit))
 
 
-def _chosen(fit: Fit, columns: Any, terms: Any) -> list[tuple[str, tuple[int, ...]]]:
-    """(name, positions in X) of each thing to drop."""
-    if columns is not None and terms is not None:
-        raise ValueError("drop_one() drops columns or terms, not both in one call")
-    by_term = dict(fit.schema.fixed_terms)
-    if columns is not None:
-        by_column = {name: (i,) for i, name in enumerate(fit.schema.fixed_names)}
-        return _looked_up(columns, by_column, f"column of the fixed effects of {fit.schema.formula!r}")
-    terms = _outermost(fit) if terms is None else terms
-    return _looked_up(terms, by_term, f"fixed-effects term of {fit.schema.formula!r}")
-
-
-def _looked_up(names: str | Iterable[str], known: Mapping[str, tuple[int, ...]], what: str):
-    names = [names] if isinstance(names, str) else list(names)
-    for name in names:
-        if name not in known:
-            raise FormulaError(f"{name!r} is no {what}, which has {listed(known, len(known))}{suggest(name, known)}")
-    return [(name, known[name]) for name in names]
-
-
-def _outermost(fit: Fit) -> list[str]:
+def outermost(matrix: Matrix) -> list[str]:
     """Terms but the intercept whose factors are not all in another term (R's drop.scope)."""
-    present = [name for name, _ in fit.schema.fixed_terms]
-    factors = {t.name(): frozenset(t.factors) for t in fit.schema.design_info.terms if t.name() in present}
+    present = [name for name, _ in matrix.terms]
+    factors = {t.name(): frozenset(t.factors) for t in matrix.info.terms if t.name() in present}
     return [name for name in present if factors[name] and not any(factors[name] < other for other in factors.values())]
 
 
-@in_float64
-def _refitted(full: Fit, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(B,) ML deviances and statuses of the models with the columns of X that kept, (B, p), marks by ones."""
-    count, e = len(kept), full.estimate
-    if not count:
-        return np.zeros(0), np.zeros(0, int)
-    size = BATCH * 2 ** int(np.ceil(np.log2(max(1, count / BATCH))))
-    padded = np.concatenate([kept, np.zeros((size - count, kept.shape[1]))])
-    if int(e.status) == FIXED:
-        out = _batch(full.cross_products, padded, count, None, e.theta)
-    else:
-        out = _batch(full.cross_products, padded, count, *_start(full))
-    deviance, status = to_numpy(out)
-    return deviance[:count], status[:count]
+def check_fits(fits: Sequence[Any], name: str) -> None:
+    """Raises TypeError for what is no fit."""
+    for fit in fits:
+        if not isinstance(fit, Fit):
+            raise TypeError(f"{name}() takes fits of lmer() or lm(), not {type(fit).__name__}")
 
 
-def _start(full: Fit) -> tuple[np.ndarray, None, np.ndarray | None]:
-    """The last arguments of `_batch`, from the optimum of the full model.
+def _check_nested(null: Fit, alt: Fit) -> None:
+    """DataError where the null is no special case; models of which it cannot be told pass."""
+    check_fixed(null, alt)
+    try:
+        placed(null, alt)
+    except Undetermined:
+        pass
 
-    A vanished column of T is given a length, as the criterion does not slope where it is zero. Scalar terms and large
-    ones need no exact Hessians: where only zero can be a saddle, BFGS from a close curvature costs a third.
+
+def _one_criterion(null: Fit, alt: Fit) -> tuple[Fit, Fit, bool, str]:
+    """Both fits by one criterion, whether it is REML, and a note that says so."""
+    restricted = [f.reml for f in (null, alt) if f.design.terms]
+    if restricted and all(restricted) and not outside_span(alt, null):
+        check_same_fixed(null, alt)
+        return null, alt, True, "by REML"
+    note = "by ML, REML fits refitted" if any(restricted) else "by ML"
+    return by_ml(null), by_ml(alt), False, note
+
+
+def _limit_p(statistic: float, null: Fit, alt: Fit, n: int, seed: Any) -> float:
+    try:
+        return boundary_test(statistic, null, alt, alt.reml, True, n, seed).p
+    except Undetermined:
+        return np.nan
+
+
+def _refitted(fit: Fit, i: int, term: RandomTerm | None) -> Fit:
+    """The fit with another term in the place of term i, or none. Its schema keeps the old term's names."""
+    pairs = list(zip(fit.design.terms, fit.schema.groups, strict=True))
+    pairs[i : i + 1] = [] if term is None else [(term, pairs[i][1])]
+    design = fit.design.replace(terms=tuple(t for t, _ in pairs))
+    schema = replace(fit.schema, groups=tuple(g for _, g in pairs))
+    return fit_cross_products(schema, design, cross_products(design, orthonormal=True), fit.reml)
+
+
+def _reductions(fit: Fit, reduce_terms: bool) -> list[tuple[str, int, RandomTerm | None]]:
+    """(name of the row, position of the term, what stays of it) for each reduction, in the formula's order."""
+    bars = parse(fit.schema.formula).bars
+    pairs = list(zip(fit.design.terms, fit.schema.groups, strict=True))
+    found: list[tuple[str, int, RandomTerm | None]] = []
+    for i in sorted(range(len(pairs)), key=lambda i: bars.index(pairs[i][1].bar)):
+        term, group = pairs[i]
+        names = outermost(group.matrix) if reduce_terms and term.template.filled else []
+        found += [(f"{name} in {group.text}", i, _without(term, group, name)) for name in names]
+        found += [] if names else [(group.text, i, None)]
+    return found
+
+
+def _without(term: RandomTerm, group: GroupTerm, name: str) -> RandomTerm | None:
+    """The random term without one term of its raw matrix; None where nothing is left.
+
+    As in R a factor that is left is coded by all its levels where there is no intercept, and of (0 + f | g) without the
+    factor f an intercept stays; both lie in the span of what was.
     """
-    e, cp = full.estimate, full.cross_products
-    vanished = np.asarray(column_norms(e.theta * e.scale, e.scale, cp.plan)) < SINGULAR
-    start = np.where(vanished, 0.2 * default_start(cp, e.scale), e.theta)
-    if cp.plan.q_rest <= SECANT_REST and any(t.p > 1 for t in cp.plan.templates):
-        return start, None, None
-    if vanished.any():
-        return start, None, np.diag(curvature_guess(cp, start) / e.scale**2)
-    values, vectors = np.linalg.eigh(e.hessian / np.outer(e.scale, e.scale))
-    values = np.maximum(np.abs(values), 1e-4 * np.abs(values).max() + 1e-12)
-    return start, None, (vectors * values) @ vectors.T
-
-
-@jit
-def _batch(cp: CrossProducts, kept, count, start, theta, curvature=None):
-    """Deviances and statuses of the first `count` submodels, one after the other.
-
-    kept : (B, p) ones and zeros. theta : (m,) fixes θ. curvature : (m, m) guess at `start` (m,), in units where each
-    column of Z has root mean square one, for BFGS in the place of exact Hessians.
-    """
-    beside, scale = _beside_nothing(cp), column_scale(cp)
-
-    def fit(row):
-        sub = beside.with_fixed(jnp.concatenate([jnp.diag(row), jnp.diag(1 - row)]))
-        if curvature is None:
-            e = solve(sub, False, start, theta)
-            return e.deviance, e.status
-
-        def slope(x):
-            value, gradient = value_and_gradient(x / scale, sub, False)
-            return value, gradient / scale, None, None
-
-        def retry(x):
-            return (column_norms(x, scale, cp.plan) < SINGULAR).any(), 5 * start * scale
-
-        found = newton(slope, start * scale, retry, curvature)
-        return found.value, found.status
-
-    def absent(row):
-        return jnp.full((), jnp.nan, row.dtype), jnp.zeros((), int)
-
-    return jax.lax.map(lambda i: jax.lax.cond(i < count, fit, absent, kept[i]), jnp.arange(kept.shape[0]))
-
-
-def _beside_nothing(cp: CrossProducts) -> CrossProducts:
-    """X beside p more columns, orthogonal to everything: in the place of a column of X they change no ML criterion.
-
-    So submodels of any size have one shape.
-    """
-    identity, y = jnp.eye(cp.p, dtype=cp.dense.dtype), cp.response
-
-    def padded(a):
-        return jnp.pad(a, [(0, 0)] * (a.ndim - 1) + [(0, cp.p)])
-
-    return replace(
-        cp,
-        stages=tuple(replace(s, border=padded(s.border)) for s in cp.stages),
-        dense=block_diag(cp.dense, identity),
-        response=replace(y, dense=padded(y.dense), shift=padded(y.shift)),
-        basis=block_diag(cp.basis, identity),
-    )
-
-
-def _warn(names: Iterable[str], status: np.ndarray) -> None:
-    for name, s in zip(names, status, strict=True):
-        if s not in (CONVERGED, FIXED):
-            text = f"the model without {name!r}: optimisation {STATUS[int(s)]}"
-            warnings.warn(text, ConvergenceWarning, stacklevel=caller())
+    matrix = group.matrix
+    left = [t for t in matrix.info.terms if t.name() != name]
+    x = term.x[:, [c for other, columns in matrix.terms if other != name for c in columns]]
+    types = {f: info.type for f, info in matrix.info.factor_infos.items()}
+    constant = not left or any(all(types[f] == "categorical" for f in t.factors) for t in left)
+    one = np.ones((len(x), 1))
+    if constant and not is_diagonal(term.template) and not_spanned(one, x).any() and not not_spanned(one, term.x).any():
+        x = np.concatenate([one, x], 1)
+    if not x.shape[1]:
+        return None
+    template = Template.diagonal(x.shape[1]) if is_diagonal(term.template) else Template.full(x.shape[1])
+    return replace(term, x=x, template=template)

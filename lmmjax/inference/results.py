@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -55,4 +56,31 @@ class BootstrapTest(TestResult):
             f"LRT {self.statistic:.5g} on {self.df:g} df, p = {self.p_value:.4g} (standard error {self.p_se:.2g})",
             f"{self.n} draws{failed}, {self.share_zero:.1%} of them zero",
             f"(1 + r)/(1 + n) = {self.p_value_plus_one:.4g}; χ² would say p = {self.p_chisq:.4g}",
+        ]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class LikelihoodRatioTest(TestResult):
+    """A likelihood-ratio test; see `lrt`.
+
+    null, alternative : formulas. note : the criterion compared, and what is assumed. df : parameters tested. weights :
+    of the χ² distributions that p_value is from, by their degrees of freedom. p_chisq : from χ² on df alone.
+    """
+
+    null: str
+    alternative: str
+    note: str
+    weights: pd.Series
+    p_chisq: float
+
+    def _lines(self) -> list[str]:
+        simulated = "" if self.p_se is None else f" (standard error {self.p_se:.2g})"
+        parts = [f"{w:.3g} χ²({d})" for d, w in self.weights.items() if w > 0]
+        mixture = [] if len(self.weights) == 1 else [f"from {' + '.join(parts)}; χ² would say p = {self.p_chisq:.4g}"]
+        return [
+            f"Likelihood-ratio test ({self.note})",
+            f"null:        {self.null}",
+            f"alternative: {self.alternative}",
+            f"LRT {self.statistic:.5g} on {self.df:g} df, p = {self.p_value:.4g}{simulated}",
+            *mixture,
         ]
