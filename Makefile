@@ -6,7 +6,7 @@
 
 RUNS_HERE := -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' >/dev/null 2>&1
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do $$p $(RUNS_HERE) && { echo $$p; break; }; done)
-PYTEST_ARGS ?= -n 2 --dist loadfile
+PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet

@@ -1,34 +1,55 @@
 """Set-up of the whole suite: JAX on the CPU, its compilation cache, one BLAS thread, and the reference numbers."""
 
 import os
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import references
 
-
-def _cache_folder() -> Path:
-    """One cache for each xdist worker: JAX writes an entry in place, so that another process could read half of it."""
-    return Path(__file__).resolve().parent.parent / ".jax_cache" / os.environ.get("PYTEST_XDIST_WORKER", "main")
-
+# One for each xdist worker: JAX writes an entry in place, so that another process could read half of it.
+CACHES = Path(__file__).resolve().parent.parent / ".jax_cache"
+OWN_CACHE = CACHES / os.environ.get("PYTEST_XDIST_WORKER", "main")
+WRITTEN = 2  # seconds after which an entry is surely whole
 
 # Before anything imports jax or numpy. Precision is left alone: the package enters float64 by itself.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_cache_folder()))
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(OWN_CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES", "none")  # else a key depends on the folder
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# Small arrays: XLA would take longer to optimise a program than to run it. The examples run as for a user.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
+
+# The longest files, longest first: two workers that take file after file should end together.
+LONGEST = "core_implicit reference batch examples bootstrap core_templates core_information core_derivatives".split()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave the tests that download out, unless they are asked for."""
+    """The longest files first, and without the tests that download, unless they are asked for."""
+    place = {f"test_{name}": i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONGEST)))
     if os.environ.get("LMMJAX_TEST_NETWORK") == "1":
         return
     skip = pytest.mark.skip(reason="downloads something; set LMMJAX_TEST_NETWORK=1 to run it")
     for item in items:
         if "network" in item.keywords:
             item.add_marker(skip)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _found_by_others() -> None:
+    """What the other workers have compiled need not be compiled again."""
+    whole, own = time.time() - WRITTEN, {entry.name for entry in OWN_CACHE.glob("*-cache")}
+    for entry in CACHES.glob("*/*-cache"):
+        if entry.name not in own and entry.stat().st_mtime < whole:
+            OWN_CACHE.mkdir(exist_ok=True)
+            with suppress(FileExistsError):
+                os.link(entry, OWN_CACHE / entry.name)
 
 
 @pytest.fixture(scope="session", autouse=True)

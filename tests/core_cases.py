@@ -4,9 +4,10 @@ A case fixes what a compiled function sees (shapes, the pattern of the codes); a
 levels and shuffles the rows, so that many examples share one compilation.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import numpy as np
@@ -26,6 +27,7 @@ from lmmjax.core import (
     random_matrix,
     relative_factor,
 )
+from lmmjax.core.compile import QUICKEST
 
 N = 40
 QUICK = settings(derandomize=True, max_examples=10, deadline=None, database=None)
@@ -200,6 +202,11 @@ def dense_criterion(design: Design, theta, reml: bool) -> float:
     """The dense deviance at the best σ, σ² = r²/ν."""
     nu = design.n - design.p * reml
     return dense_deviance(design, theta, np.sqrt(gls(design, theta)[1] / nu), reml)
+
+
+def compiled(function: Callable, **options: Any) -> Callable:
+    """`jax.jit` as the package compiles small fits: quickly. Outermost only."""
+    return jax.jit(function, compiler_options=QUICKEST, **options)
 
 
 # Finite differences

@@ -4,7 +4,6 @@ The responses and lme4's criteria (the least that any of its optimisers found) a
 half of the responses have no random effects, so that many optima lie on the boundary.
 """
 
-import json
 from functools import cache
 from typing import Any
 
@@ -18,7 +17,7 @@ from patsy import EvalEnvironment
 from lmmjax.core import CrossProducts, Design, Estimates, cross_products, estimate_many, profile
 from lmmjax.formula import build
 
-MODELS = json.loads((references.BUNDLED.parent / "batch_reference.json").read_text(encoding="utf-8"))["models"]
+MODELS = references.bundled("batch_reference.json")["models"]
 KINDS = {"REML": True, "ML": False}
 CONVERGED = 0
 

@@ -12,6 +12,7 @@ from core_cases import (
     N,
     build,
     close,
+    compiled,
     float64,  # noqa: F401
     plan_of,
     random_theta,
@@ -82,18 +83,18 @@ def test_numpy_and_jax_and_jit_agree(name, orthonormal):
     plan = plan_of(name, design)
     expected = cross_products(design, plan, orthonormal)
     assert all(isinstance(a, np.ndarray | np.generic) for a in jax.tree.leaves(expected))
-    compiled = jax.jit(cross_products, static_argnums=2)(design, plan, orthonormal)
+    jitted = compiled(cross_products, static_argnums=2)(design, plan, orthonormal)
     if orthonormal:  # the sign of a row of R is the factorisation's choice
         theta = random_theta(design, 33)
-        close(criterion(theta, compiled), criterion(theta, expected), 1e-11)
+        close(criterion(theta, jitted), criterion(theta, expected), 1e-11)
     else:
-        same(compiled, expected, 1e-12)
+        same(jitted, expected, 1e-12)
         same(cross_products(jax.tree.map(jnp.asarray, design), plan), expected, 1e-12)
 
 
 def test_one_factor_needs_no_plan_under_jit():
     design = build("vector 2", 34)
-    same(jax.jit(cross_products)(design), cross_products(design), 1e-12)
+    same(compiled(cross_products)(design), cross_products(design), 1e-12)
 
 
 # Case weights
@@ -190,8 +191,11 @@ def test_gradient_in_case_weights(name):
     theta, cp = random_theta(design, 38), jax.tree.map(jnp.asarray, cross_products(design, plan_of(name, design)))
     rng = np.random.default_rng(5)
     ones = {"rows": jnp.ones(N), "levels": jnp.ones(cp.plan.chain[0].n_levels)}
-    value = jax.jit(lambda weights: criterion(theta, cp.with_case_weights(**weights)))
-    slopes = jax.jit(jax.grad(value))(ones)
+
+    def weighted(weights):
+        return criterion(theta, cp.with_case_weights(**weights))
+
+    value, slopes = compiled(weighted), compiled(jax.grad(weighted))(ones)
     for part, one in ones.items():
         direction = rng.normal(size=one.shape)
         expected = slope(lambda w, part=part: value({**ones, part: w}), one, direction)

@@ -12,6 +12,7 @@ from core_cases import (
     N,
     build,
     close,
+    compiled,
     float64,  # noqa: F401
     numeric_jacobian,
     plan_of,
@@ -26,7 +27,7 @@ from lmmjax.core import criterion, cross_products, deviance, expansion, profile,
 SEED = 11
 EXPANDED = ("scalar", "vector 2", "diagonal", "crossed, sparse", *PATHS[1:])
 few = pytest.mark.parametrize("name", ["vector 2", "crossed, sparse"])
-gradient = jax.jit(jax.grad(criterion))
+gradient = compiled(jax.grad(criterion))
 
 
 def example(name: str):
@@ -56,7 +57,7 @@ def test_gradient_by_jax(name):
 @few
 def test_hessian_by_jax_is_the_closed_form(name):
     _, cp, points = example(name)
-    hessian = jax.jit(jax.hessian(criterion))
+    hessian = compiled(jax.hessian(criterion))
     for theta in points:
         close(hessian(theta, cp), expansion(theta, cp)[2], 1e-11)
 
@@ -65,7 +66,7 @@ def test_hessian_by_jax_is_the_closed_form(name):
 def test_deviance_in_theta_and_sigma(name):
     _, cp, (theta, *_) = example(name)
     x = np.append(theta, 0.8)
-    slopes = jax.jit(jax.grad(lambda x, cp: deviance(x[:-1], x[-1], cp)))
+    slopes = compiled(jax.grad(lambda x, cp: deviance(x[:-1], x[-1], cp)))
     close(slopes(x, cp), numeric_jacobian(lambda x: deviance(x[:-1], x[-1], cp), x), 1e-8)
     close(theta_sigma_hessian(theta, 0.8, cp), numeric_jacobian(lambda x: slopes(x, cp), x), 1e-8)
 
@@ -74,8 +75,8 @@ def test_deviance_in_theta_and_sigma(name):
 def test_forward_and_reverse_mode_agree(name):
     _, cp, (theta, *_) = example(name)
     _, slopes, hessian = expansion(theta, cp)
-    close(jax.jit(jax.jacfwd(criterion))(theta, cp), slopes, 1e-12)
-    close(jax.jit(jax.jacrev(jax.jacrev(criterion)))(theta, cp), hessian, 1e-11)
+    close(compiled(jax.jacfwd(criterion))(theta, cp), slopes, 1e-12)
+    close(compiled(jax.jacrev(jax.jacrev(criterion)))(theta, cp), hessian, 1e-11)
 
 
 @few
@@ -123,17 +124,16 @@ def test_gradient_in_the_data(name, orthonormal):
     theta = random_theta(design, SEED)
     parts = {p: design.terms[-1].x if p == "z" else getattr(design, p) for p in ("y", "X", "z", "weights", "offset")}
 
-    @jax.jit
     def value(parts):
         changed = design
         for part, array in parts.items():
             changed = with_part(changed, part, array)
         return criterion(theta, cross_products(changed, plan, orthonormal))
 
-    slopes = jax.jit(jax.grad(value))(parts)
+    slopes, at = compiled(jax.grad(value))(parts), compiled(value)
     for part, array in parts.items():
         direction = np.random.default_rng(1).normal(size=array.shape)
-        expected = slope(lambda a, part=part: value({**parts, part: a}), array, direction)
+        expected = slope(lambda a, part=part: at({**parts, part: a}), array, direction)
         close(jnp.sum(slopes[part] * direction), expected, 1e-8)
 
 
@@ -141,7 +141,7 @@ def test_gradient_in_y_has_its_closed_form():
     """dc/dy = 2ν V⁻¹(y − o − Xβ)/r², and V⁻¹(y − o − Xβ) = W(y − o − Xβ − Zb)."""
     name, design = "mix", build("mix", SEED)
     theta, plan = random_theta(design, SEED), plan_of(name, design)
-    slopes = jax.jit(jax.grad(lambda y: criterion(theta, cross_products(design.replace(y=y), plan))))(design.y)
+    slopes = compiled(jax.grad(lambda y: criterion(theta, cross_products(design.replace(y=y), plan))))(design.y)
     found = profile(theta, cross_products(design, plan))
     e = design.y - design.offset - design.X @ found.beta
     for term, b in zip(design.terms, found.b, strict=True):
@@ -161,4 +161,4 @@ def test_jax_arrays_in_the_products_need_no_host():
         return criterion(theta, cross_products(design.replace(y=y), plan))
 
     expected = [criterion(theta, cross_products(design.replace(y=y), plan)) for y in ys]
-    close(jax.jit(batched)(ys, design, plan), np.stack(expected), 1e-12)
+    close(compiled(batched)(ys, design, plan), np.stack(expected), 1e-12)

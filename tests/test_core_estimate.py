@@ -12,6 +12,7 @@ from core_cases import (
     SEEDS,
     build,
     close,
+    compiled,
     float64,  # noqa: F401
     products,
 )
@@ -174,7 +175,7 @@ def test_a_response_that_is_not_finite_fails_without_an_exception(bad):
     design = one_way(2.0)
     design.y[3] = bad
     cp = cross_products(design)
-    for fit in (estimate(cp), jax.jit(estimate)(cp)):
+    for fit in (estimate(cp), compiled(estimate)(cp)):
         assert STATUS[int(fit.status)].startswith("failed")
 
 
@@ -216,7 +217,8 @@ def test_vmap_is_a_loop_and_the_compiled_loop_is_the_host_loop():
     design = build(name, 1)
     cp = cross_products(design)
     ys = np.stack([null_or_not(name, seed).y for seed in range(4)])
-    batch = jax.jit(jax.vmap(lambda y, cp: estimate(cp.with_response(y)), (0, None)))(ys, jax.tree.map(jnp.asarray, cp))
+    vmapped = jax.vmap(lambda y, cp: estimate(cp.with_response(y)), (0, None))
+    batch = compiled(vmapped)(ys, jax.tree.map(jnp.asarray, cp))
     loop = [estimate(cp.with_response(y)) for y in ys]
     np.testing.assert_array_equal(batch.status, [fit.status for fit in loop])
     for part in ("criterion", "beta", "sigma"):

@@ -2,10 +2,9 @@
 
 import importlib
 
-import jax
 import numpy as np
 import pytest
-from core_cases import build
+from core_cases import build, compiled
 
 from lmmjax.core import cross_products
 from lmmjax.core.executables import keepable, load_or_compile
@@ -37,29 +36,29 @@ def fit(jitted, name="vector 2"):
 
 
 def test_what_is_kept_needs_no_trace(place):
-    first = fit(jax.jit(packed))
+    first = fit(compiled(packed))
     assert len(list(place.iterdir())) == 1
     np.testing.assert_array_equal(fit(NoTrace()), first)
 
 
 def test_a_damaged_file_is_compiled_again(place):
-    first = fit(jax.jit(packed))
+    first = fit(compiled(packed))
     (file,) = place.iterdir()
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
     with pytest.raises(AssertionError, match="traced again"):
         fit(NoTrace())
-    np.testing.assert_array_equal(fit(jax.jit(packed)), first)
+    np.testing.assert_array_equal(fit(compiled(packed)), first)
 
 
 def test_a_folder_that_cannot_be_written_is_no_error(place):
     place.write_text("a file where the folder should be")
-    assert np.isfinite(fit(jax.jit(packed))).all()
+    assert np.isfinite(fit(compiled(packed))).all()
 
 
 def test_calls_of_lapack_are_not_kept(place):
-    fit(jax.jit(packed), "crossed")  # its dense rest is too large to be written out
+    fit(compiled(packed), "crossed")  # its dense rest is too large to be written out
     assert not place.exists()
 
 
@@ -70,5 +69,5 @@ def test_only_functions_that_their_name_describes_are_kept():
 
 
 def test_a_static_argument_without_a_stable_text_is_not_kept(place):
-    jitted = jax.jit(packed)
+    jitted = compiled(packed)
     assert load_or_compile(jitted, packed, None, "<function f at 0x7f>", (), {}) is jitted

@@ -11,6 +11,7 @@ from core_cases import (
     SEEDS,
     build,
     close,
+    compiled,
     float64,  # noqa: F401
     plan_of,
     slope,
@@ -20,7 +21,6 @@ from hypothesis import strategies as st
 
 import lmmjax as lj
 from lmmjax.core import Design, RandomTerm, Template, cross_products, estimate, estimate_many, expansion, make_plan
-from lmmjax.core.compile import QUICKEST
 from lmmjax.core.rectify import column_norms
 
 MODELS = {
@@ -30,11 +30,6 @@ MODELS = {
     "Penicillin": "diameter ~ 1 + (1|plate) + (1|sample)",
     "soybean_sim": "AqE ~ days + Precip + (1|plot_number) + (1|disk)",
 }
-
-
-def compiled(function):
-    """`jax.jit` as the package compiles small fits: quickly."""
-    return jax.jit(function, compiler_options=QUICKEST)
 
 
 def polished(cp, reml):

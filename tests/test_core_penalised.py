@@ -7,13 +7,13 @@ import pytest
 from core_cases import (
     build,
     close,
+    compiled,
     float64,  # noqa: F401
 )
 from jax.tree_util import Partial
 from scipy.optimize import minimize
 
 from lmmjax.core import Design, RandomTerm, Template, cross_products, deviance, estimate
-from lmmjax.core.compile import QUICKEST
 from lmmjax.core.optimize import CONVERGED, FIXED
 
 
@@ -52,14 +52,15 @@ def test_a_prior_is_added_to_the_likelihood(cp, reml):
     def objective(v):
         return deviance(v[:-1], jnp.exp(v[-1]), cp, reml) - 2 * prior(v[:-1], jnp.exp(v[-1]))
 
+    value, slopes, curvature = map(compiled, (objective, jax.grad(objective), jax.hessian(objective)))
     fit = estimate(cp, reml, log_prior=prior)
     at = np.append(fit.theta, np.log(fit.sigma))
     assert fit.status == CONVERGED
-    assert np.abs(jax.grad(objective)(at)).max() < 1e-5
-    assert np.linalg.eigvalsh(jax.hessian(objective)(at)).min() > 0
+    assert np.abs(slopes(at)).max() < 1e-5
+    assert np.linalg.eigvalsh(curvature(at)).min() > 0
     np.testing.assert_allclose(fit.criterion, deviance(fit.theta, fit.sigma, cp, reml), rtol=1e-13)
-    by_scipy = minimize(jax.jit(objective), at + 0.3, jac=jax.jit(jax.grad(objective)))
-    assert objective(at) <= by_scipy.fun + 1e-9
+    by_scipy = minimize(value, at + 0.3, jac=slopes)
+    assert value(at) <= by_scipy.fun + 1e-9
 
 
 def null_design() -> Design:
@@ -125,7 +126,7 @@ def test_held_theta_stay_and_the_others_are_optimal(cp):
 def by_hand(objective, z, held=()):
     """dz/dt = −H⁻¹ ∂²/∂z∂t of the objective (z, t) at t = 0, over the z that are not held."""
     free = np.array([i for i in range(len(z)) if i not in held])
-    slopes = jax.jit(jax.jacfwd(jax.grad(objective), argnums=(0, 1)), compiler_options=QUICKEST)
+    slopes = compiled(jax.jacfwd(jax.grad(objective), argnums=(0, 1)))
     hessian, mixed = map(np.asarray, slopes(z, 0.0))
     out = np.zeros(len(z))
     out[free] = -np.linalg.solve(hessian[np.ix_(free, free)], mixed[free])
@@ -141,9 +142,9 @@ def check_derivatives(fit_at, objective, held=()):
         e = fit_at(t)
         return jnp.append(e.theta, jnp.log(e.sigma))
 
-    forward = jax.jit(lambda t: jax.jvp(value, (t,), (1.0,))[1], compiler_options=QUICKEST)(0.0)
+    forward = compiled(lambda t: jax.jvp(value, (t,), (1.0,))[1])(0.0)
     close(forward, by_hand(objective, z, held), 1e-6)
-    backward = jax.jit(jax.grad(lambda t: jnp.sum(value(t))), compiler_options=QUICKEST)(0.0)
+    backward = compiled(jax.grad(lambda t: jnp.sum(value(t))))(0.0)
     np.testing.assert_allclose(backward, np.sum(forward), rtol=1e-8, atol=1e-12)
 
 
@@ -169,7 +170,7 @@ def test_derivatives_in_a_known_sigma(moved):
     def fit(t):
         return estimate(moved(t), False, sigma=1.2 + t)
 
-    forward = jax.jit(lambda t: jax.jvp(lambda t: fit(t).theta, (t,), (1.0,))[1], compiler_options=QUICKEST)(0.0)
+    forward = compiled(lambda t: jax.jvp(lambda t: fit(t).theta, (t,), (1.0,))[1])(0.0)
     close(forward, by_hand(lambda z, t: objective(jnp.append(z, 0.0), t), fit(0.0).theta), 1e-6)
 
 
@@ -190,4 +191,4 @@ def test_derivatives_beside_held_theta(moved):
         e = fit(t)
         return jnp.append(e.theta, jnp.log(e.sigma))
 
-    close(jax.jit(lambda t: jax.jvp(value, (t,), (1.0,))[1], compiler_options=QUICKEST)(0.0), expected, 1e-6)
+    close(compiled(lambda t: jax.jvp(value, (t,), (1.0,))[1])(0.0), expected, 1e-6)

@@ -7,12 +7,14 @@ rounding; how far R's may be from it is what the tolerances say.
 import json
 from functools import cache
 
+import jax
 import numpy as np
 import pandas as pd
 import pytest
 import references
 
 import lmmjax as lj
+from lmmjax.inference.prediction import _simulator
 
 REFERENCE = json.loads((references.ROOT / "tests" / "reference" / "covariance_reference.json").read_text("utf-8"))
 VISITS = ("compound_symmetry", "full")
@@ -72,3 +74,14 @@ def test_order_of_the_kinship_does_not_matter(kind):
     data = pd.DataFrame(REFERENCE["data"]["animals"])
     fit = lj.lmer(ANIMALS["animal"], data, kind == "REML", relmat={"animal": shuffled})
     assert fit.loglik == pytest.approx(fitted("animal", kind).loglik, rel=1e-12)
+
+
+def test_bootstrapped_predictions_draw_related_effects():
+    fit = fitted("animal", "REML")
+    e, a = fit.estimate, fit.design.terms[0].level_factor
+    with lj.float64():
+        keys = jax.random.split(jax.random.key(0))
+        _, (effects,) = _simulator(20_000, (False,))(fit.design, e.theta, e.beta, e.sigma, e.b, keys, 0)
+    found = np.cov(np.asarray(effects)[..., 0].T) / (e.sigma * e.theta[0]) ** 2
+    np.testing.assert_allclose(found, a @ a.T, atol=6 * np.max(a @ a.T) / np.sqrt(10_000))
+    assert np.max(np.abs(a @ a.T - np.eye(len(a)))) > 0.3  # independent ones would fail

@@ -19,6 +19,7 @@ BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n?```text\n(.*?)^```\n)?", re.MU
 
 def run(name: str, **environment: str) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, **environment}
+    env.pop("JAX_DISABLE_MOST_OPTIMIZATIONS", None)  # as for a user
     return subprocess.run(
         [sys.executable, f"examples/{name}"],
         cwd=ROOT,

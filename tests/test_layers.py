@@ -149,3 +149,12 @@ def test_import_is_light():
     code = f"import sys, lmmjax; print([name for name in {NEVER_AT_START} if name in sys.modules])"
     output = subprocess.check_output([sys.executable, "-c", code], text=True, cwd=PACKAGE.parent)
     assert output.strip() == "[]"
+
+
+def test_first_fit_is_light():
+    """What it would import takes as long as the fit."""
+    fit = "lmmjax.lmer('Yield ~ 1 + (1 | Batch)', lmmjax.datasets.load('Dyestuff')).summary()"
+    heavy = (*NEVER_AT_START, "scipy.linalg", "scipy.sparse", "scipy.special")
+    code = f"import sys, lmmjax; {fit}; print([name for name in {heavy} if name in sys.modules])"
+    output = subprocess.check_output([sys.executable, "-c", code], text=True, cwd=PACKAGE.parent)
+    assert output.strip() == "[]"

@@ -32,7 +32,7 @@ def simulate(design: Design, theta, beta, sigma, key, n: int, b=None, first: int
     return drawn.reshape(-1, design.n)[:n]
 
 
-def _effects(term: RandomTerm, key, dtype):
+def spherical(term: RandomTerm, key, dtype):
     """(ℓ, p) of unit variance, correlated as the levels are."""
     drawn = jax.random.normal(key, (term.n_levels, term.p), dtype)
     return drawn if term.level_factor is None else term.level_factor @ drawn
@@ -44,7 +44,7 @@ def response(design: Design, theta, beta, sigma, key, b=None):
     dtype = jnp.result_type(design.X)
     if b is None:
         parts = zip(design.terms, keys, term_slices(tuple(t.template for t in design.terms)), strict=True)
-        b = [sigma * _effects(t, k, dtype) @ t.template(theta[s]).T for t, k, s in parts]
+        b = [sigma * spherical(t, k, dtype) @ t.template(theta[s]).T for t, k, s in parts]
     noise = sigma * jax.random.normal(noise_key, design.y.shape, dtype)
     noise = noise if design.weights is None else noise / jnp.sqrt(design.weights)
     return linear_predictor(design, beta, b) + noise

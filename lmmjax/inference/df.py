@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from patsy import DesignInfo, PatsyError
-from scipy.special import chdtrc, fdtrc, ndtr, ndtri, stdtr, stdtrit
 
 from ..core.crossprod import CrossProducts
 from ..core.estimate import Estimate
@@ -41,17 +40,23 @@ class FTest(NamedTuple):
 
 def f_tail(f: Any, numdf: Any, dendf: Any) -> Any:
     """P(F > f), with infinite dendf too."""
+    from scipy.special import chdtrc, fdtrc  # here, as it takes longer to import than most fits
+
     many = np.isinf(dendf)
     return np.where(many, chdtrc(numdf, numdf * f), fdtrc(numdf, np.where(many, 1, dendf), f))
 
 
 def t_tails(t: Any, df: Any) -> Any:
     """P(|T| > |t|), with infinite df too."""
+    from scipy.special import ndtr, stdtr
+
     return 2 * np.where(np.isinf(df), ndtr(-np.abs(t)), stdtr(np.where(np.isinf(df), 1, df), -np.abs(t)))
 
 
 def t_quantile(p: Any, df: Any) -> Any:
     """Quantiles of t, with infinite df too."""
+    from scipy.special import ndtri, stdtrit
+
     return np.where(np.isinf(df), ndtri(p), stdtrit(np.where(np.isinf(df), 1, df), p))
 
 

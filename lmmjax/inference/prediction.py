@@ -14,7 +14,7 @@ from ..core.compile import jit
 from ..core.design import Design
 from ..core.estimate import Estimate
 from ..core.plan import term_slices
-from ..core.simulate import response
+from ..core.simulate import response, spherical
 from ..errors import DataError, FormulaError
 from ..fit import Fit
 from ..formula.frame import frame_of
@@ -210,7 +210,8 @@ def _simulator(size: int, stays: tuple[bool, ...]) -> Callable:
 
         def one(i):
             effect_keys = jax.random.split(jax.random.fold_in(keys[0], i), len(b))
-            drawn = [jax.random.normal(k, own.shape) @ t.T for k, own, t in zip(effect_keys, b, factors, strict=True)]
+            parts = zip(design.terms, effect_keys, factors, strict=True)
+            drawn = [spherical(term, k, t.dtype) @ t.T for term, k, t in parts]
             effects = [own if stay else new for own, new, stay in zip(b, drawn, stays, strict=True)]
             return response(design, theta, beta, sigma, jax.random.fold_in(keys[1], i), effects), effects
 
