@@ -7,7 +7,7 @@ terms and levels, which is the package's, so names are matched by position; `pat
 import re
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -72,11 +72,19 @@ class Model:
         }
 
     def fit(self, reml: bool = True, **changes: Any) -> "lj.Fit":
-        """The package's fit; warnings are errors in the test run."""
+        """The package's fit, made once in a process; warnings are errors in the test run."""
+        return self._fit(reml, changes) if changes else _fitted(self, reml)
+
+    def _fit(self, reml: bool, changes: dict[str, Any]) -> "lj.Fit":
         dropped = self.entry["fits"]["REML"].get("dropped")
         told = pytest.warns(lj.DroppedWarning, match="rank deficient") if dropped else nullcontext()
         with told:
             return lj.lmer(self.entry["formula"], self.data(), reml=reml, **(self.options() | changes))
+
+
+@cache
+def _fitted(model: Model, reml: bool) -> "lj.Fit":
+    return model._fit(reml, {})
 
 
 BUNDLED = [Model("bundled", name) for name in references.bundled()["models"]]

@@ -131,6 +131,10 @@ def test_other_forms(unbalanced):
     empty = lj.anova(lj.lmer("y ~ 1 + (1 | g)", unbalanced))
     assert empty.empty
     assert list(empty) == ["sumsq", "meansq", "numdf", "dendf", "F", "p"]
+    nothing = lj.lmer("y ~ 0 + (1 | g)", unbalanced)
+    for ddf in ("satterthwaite", "kenward-roger", "residual"):
+        assert lj.anova(nothing, ddf=ddf).empty
+        assert nothing.summary(ddf).coefficients.empty
 
 
 def test_refusals(unbalanced):

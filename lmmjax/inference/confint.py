@@ -4,12 +4,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtrit
 
 from ..fit import Fit
 from ..precision import in_float64
 from .bootstrap import bootstrap
-from .df import freedom
+from .df import freedom, t_quantile
 from .intervals import check_level, tails
 from .parameters import chosen, parameters_of, statistic
 from .profile import profile
@@ -61,7 +60,7 @@ def _wald(fit: Fit, level: float, ddf: str | None) -> np.ndarray:
     """(k, 2) limits, NaN for all but β."""
     e, p = fit.estimate, fit.design.p
     f = freedom(fit.estimate, fit.cross_products, fit.reml, ddf)
-    quantiles = stdtrit(f.df(np.eye(p))[:, None], tails(level)) if p else np.zeros((0, 2))
+    quantiles = t_quantile(tails(level), f.df(np.eye(p))[:, None])
     of_beta = e.beta[:, None] + np.sqrt(np.diag(f.vcov))[:, None] * quantiles
     return np.concatenate([np.full((len(parameters_of(fit)) - p, 2), np.nan), of_beta])
 

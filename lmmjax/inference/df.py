@@ -69,7 +69,8 @@ class Freedom:
 
     def df(self, L: np.ndarray) -> np.ndarray:
         """(…, k) degrees of freedom of each row of L (k, p) alone."""
-        return np.stack([self.f_test(row[None], np.zeros(L.shape[1])).dendf for row in L], -1)
+        each = [np.asarray(self._denominator(row[None])[1]) for row in L]
+        return np.stack(np.broadcast_arrays(*each), -1) if each else np.zeros(0)
 
     def f_test(self, L: np.ndarray, beta: np.ndarray, value: Any = 0.0) -> FTest:
         """F of Lβ = value (k,) for L (k, p) of full rank and estimates (…, p)."""
@@ -204,7 +205,8 @@ def freedom(estimate: Estimate, cp: CrossProducts, reml: bool, ddf: str | None) 
     vcov, nu = np.asarray(estimate.vcov), float(cp.n) - cp.p
     if ddf is None:
         return Freedom(vcov)
-    if ddf == "residual" or not cp.plan.templates or int(estimate.status) == FIXED:
+    nothing_to_know = not cp.p or not cp.plan.templates or int(estimate.status) == FIXED
+    if ddf == "residual" or nothing_to_know:
         return Freedom(vcov, nu)
     if ddf == "kenward-roger":
         return kenward_roger(estimate.sigma, to_numpy(kenward_roger_pieces(estimate.theta, cp)))

@@ -32,6 +32,8 @@ def hypotheses(schema: Schema, X: np.ndarray, kind: int) -> dict[str, np.ndarray
     averaged over their levels, SAS's estimable functions where cells are empty (Goodnight 1976). Terms that the others
     determine are not there.
     """
+    if not X.shape[1]:
+        return {}
     q, r = np.linalg.qr(X)
     terms = {t.name(): t for t in schema.design_info.terms}
     terms = {name: terms[name] for name, _ in schema.fixed_terms}
