@@ -5,7 +5,7 @@ import importlib
 
 from . import report
 
-WORKLOADS = ("cold", "small", "insteval", "derivatives", "batch")
+WORKLOADS = ("cold", "small", "insteval", "derivatives", "batch", "inference", "calibration")
 
 
 def main() -> None:

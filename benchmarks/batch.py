@@ -21,7 +21,7 @@ import lmmjax as lj
 
 from . import lme4, rivals
 from .derivatives import like_psid
-from .harness import Row, fresh, peak_memory, row, seconds_of, warm
+from .harness import Row, call_in_new_process, peak_memory, repeats_for, row, seconds_of, warm
 
 LIMIT = 30.0  # seconds for a rival's timed fits
 MEMORY = 2048  # MiB
@@ -144,11 +144,6 @@ def write_responses(work: Workload, path: Path) -> None:
 # ----------------------------------------------------------------------------------- our side, in a new process
 
 
-def _in_new_process(function: str, *arguments: Any, **environment: str | None) -> dict[str, Any]:
-    code = f"import json\nfrom benchmarks import batch\nprint(json.dumps(batch.{function}(*{arguments!r})))"
-    return fresh(code, **{"JAX_COMPILATION_CACHE_DIR": None, **environment})
-
-
 def session(options: dict[str, Any], path: str) -> dict[str, Any]:
     """The first call, warm calls, what they found and the peak memory of this process."""
     work = Workload(**options)
@@ -162,16 +157,12 @@ def session(options: dict[str, Any], path: str) -> dict[str, Any]:
     found: dict[str, Any] = {"before": before, "cold": {}, "warm": {}}
     for name, call in calls.items():
         found["cold"][name] = seconds_of(call)
-        found["warm"][name] = warm(call, _repeats(seconds_of(call)))
+        found["warm"][name] = warm(call, repeats_for(seconds_of(call)))
     return {**found, "memory": peak_memory(), **_summary(work, null, model, Y)}
 
 
 def _fits(null: "lj.Fit | None", model: "lj.Fit", Y: Any) -> list[Any]:
     return [lj.refit_many(m, Y) for m in (null, model) if m is not None]
-
-
-def _repeats(seconds: float) -> int:
-    return int(np.clip(5 / seconds, 3, 30))
 
 
 def _summary(work: Workload, null: "lj.Fit | None", model: "lj.Fit", Y: Any) -> dict[str, Any]:
@@ -198,7 +189,7 @@ def deviances(fit: "lj.Fit", batch: "lj.BatchFit") -> np.ndarray:
 def _workload(work: Workload, folder: Path) -> list[Row]:
     path = folder / "responses.npy"
     write_responses(work, path)
-    found = _in_new_process("session", asdict(work), str(path))
+    found = call_in_new_process("batch", "session", asdict(work), str(path))
     case = f"{work.case}, {count(work):,} responses"
     rows = _ours(case, work, found)
     if work.rivals:
@@ -284,13 +275,13 @@ def screen_session() -> dict[str, Any]:
         return lj.drop_one(fit, columns=columns)
 
     cold = seconds_of(call)
-    values = warm(call, _repeats(seconds_of(call)))
+    values = warm(call, repeats_for(seconds_of(call)))
     note = f"mean deviance {call().loc[columns, 'deviance'].mean():.6f}"
     return {"cold": cold, "warm": values, "memory": peak_memory(), "before": before, "note": note}
 
 
 def _screen(folder: Path) -> list[Row]:
-    found, case = _in_new_process("screen_session"), f"{SCREEN}, 40 fits"
+    found, case = call_in_new_process("batch", "screen_session"), f"{SCREEN}, 40 fits"
     rows = [
         row(case, "lmmjax", "drop_one, first call", [found["cold"]], unit="s", note="compiles"),
         row(case, "lmmjax", "drop_one", found["warm"], unit="s", target=0.5, note=found["note"]),
@@ -328,7 +319,7 @@ def devices_session(options: dict[str, Any], path: str) -> dict[str, Any]:
 
     fit, Y = fitted(work := Workload(**options), work.formula), np.load(path, mmap_mode="r")
     call = partial(lj.refit_many, fit, Y)
-    return {"devices": len(jax.devices()), "warm": warm(call, _repeats(seconds_of(call)))}
+    return {"devices": len(jax.devices()), "warm": warm(call, repeats_for(seconds_of(call)))}
 
 
 def _devices(folder: Path) -> list[Row]:
@@ -338,7 +329,7 @@ def _devices(folder: Path) -> list[Row]:
     case = f"{DEVICES.case}, {count(DEVICES):,} responses"
     for k in (1, 2):
         flags = f"--xla_force_host_platform_device_count={k}"
-        found = _in_new_process("devices_session", asdict(DEVICES), str(path), XLA_FLAGS=flags)
+        found = call_in_new_process("batch", "devices_session", asdict(DEVICES), str(path), XLA_FLAGS=flags)
         times[found["devices"]] = found["warm"]
     path.unlink()
     rows = [row(case, "lmmjax", f"refit_many on {k} device{'s'[: k - 1]}", t, unit="s") for k, t in times.items()]

@@ -74,6 +74,17 @@ def fresh(code: str, **environment: str | None) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def call_in_new_process(module: str, function: str, *arguments: Any, **environment: str | None) -> dict[str, Any]:
+    """What a function of a module of this package returns in a new process without a compilation cache."""
+    code = f"import json\nfrom benchmarks import {module}\nprint(json.dumps({module}.{function}(*{arguments!r})))"
+    return fresh(code, **{"JAX_COMPILATION_CACHE_DIR": None, **environment})
+
+
+def repeats_for(seconds: float) -> int:
+    """How many repeats of so long a call there is time for."""
+    return int(np.clip(5 / seconds, 3, 30))
+
+
 def other_response(y: Any) -> np.ndarray:
     """What every contestant refits: the first response would be a start at its own optimum."""
     y = np.asarray(y, dtype=float)
@@ -82,5 +93,14 @@ def other_response(y: Any) -> np.ndarray:
 
 def peak_memory() -> float:
     """Largest resident memory of this process so far, MiB (Linux)."""
+    return _memory("VmHWM")
+
+
+def resident_memory() -> float:
+    """Resident memory of this process now, MiB (Linux)."""
+    return _memory("VmRSS")
+
+
+def _memory(name: str) -> float:
     lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(name))

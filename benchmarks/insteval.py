@@ -48,7 +48,7 @@ def data_file(folder: Path) -> Path | None:
     found = [p for p in (Path(place) / "InstEval.csv.gz" for place in places if place) if p.is_file()]
     if found:
         return found[0]
-    if lme4.version() == "absent":
+    if not lme4.versions():
         return None
     path = folder / "InstEval.csv.gz"
     code = f'write.csv(lme4::InstEval, gzfile("{path}"), row.names = FALSE)'

@@ -32,7 +32,7 @@ def machine() -> dict[str, str]:
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         **{name: _version(name) for name in PACKAGES},
-        "lme4": lme4.version(),
+        **lme4.versions(),
         **rivals.versions(),
     }
 

@@ -92,6 +92,14 @@ def test_types_agree_where_they_must(unbalanced):
     assert test.p_value == pytest.approx(two.loc["x", "p"])
 
 
+def test_types_of_a_single_term(unbalanced):
+    """lmerTest takes the rows of type I then, on whose form Satterthwaite's df depend."""
+    fit = lj.lmer("y ~ a + (1 | g)", unbalanced)
+    one, two, three = (lj.anova(fit, type=kind) for kind in (1, 2, 3))
+    np.testing.assert_array_equal(one, two)
+    np.testing.assert_array_equal(one, three)
+
+
 def test_third_type_averages_cells(unbalanced):
     """Equal weights of the cells, by hand: the means over b of the cell means of a."""
     fit = lj.lmer("y ~ a * b + (1 | g)", unbalanced)
@@ -141,6 +149,8 @@ def test_refusals(unbalanced):
     fit = lj.lmer("y ~ x + (1 | g)", unbalanced, reml=False)
     with pytest.raises(ValueError, match="type=4: choose 1, 2 or 3"):
         lj.anova(fit, type=4)
+    with pytest.raises(ValueError, match=r"type=\[1\]: choose"):
+        lj.anova(fit, type=[1])
     with pytest.raises(lj.DataError, match="needs a REML fit"):
         lj.anova(fit, ddf="kenward-roger")
     with pytest.raises(TypeError, match="not str"):

@@ -139,6 +139,34 @@ def test_wald_tests_on_residual_degrees_of_freedom(sleep, sleep_batch):
         batch.test(L, ddf="between")
 
 
+@pytest.mark.parametrize("ddf", ["satterthwaite", "kenward-roger"])
+def test_each_response_has_its_own_degrees_of_freedom(sleep, ddf):
+    """As `linear_test` of each refit; where rows are missing too."""
+    fit, Y = sleep
+    Y = np.array(Y)
+    Y[3, :7] = np.nan
+    there = ~np.isnan(Y[3])
+    found = lj.refit_many(fit, Y).test("Days = 9", ddf=ddf)
+    data = lj.datasets.load("sleepstudy").assign(Reaction=Y[3])[there]
+    loop = [lj.refit(fit, Y[0]), lj.refit(fit, Y[5]), lj.lmer("Reaction ~ Days + (Days | Subject)", data)]
+    for i, one in zip((0, 5, 3), loop, strict=True):
+        test = lj.linear_test(one, "Days = 9", ddf=ddf)
+        expected = [test.statistic, test.df, test.ddf, test.p_value]
+        np.testing.assert_allclose(found.loc[i, ["statistic", "df", "ddf", "p"]], expected, rtol=1e-6)
+
+
+def test_a_response_without_a_level_of_a_factor_has_no_fit(sleep):
+    """Its columns of X depend on each other there."""
+    _, Y = sleep
+    data = lj.datasets.load("sleepstudy").assign(late=lambda d: (d.Days > 6).astype(str))
+    fit = lj.lmer("Reaction ~ late + (1 | Subject)", data)
+    Y = np.array(Y)
+    Y[2, data["late"] == "True"] = np.nan
+    found = lj.refit_many(fit, Y)
+    np.testing.assert_array_equal(np.flatnonzero(~found.converged), [2])
+    assert found.test("late[T.True]", ddf="satterthwaite")["p"].isna().sum() == 1
+
+
 def test_a_contrast_by_the_name_of_a_column(sleep_batch):
     pd.testing.assert_frame_equal(sleep_batch.test("Days"), sleep_batch.test([0.0, 1.0]))
     with pytest.raises(lj.DataError, match="Nights"):

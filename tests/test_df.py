@@ -180,6 +180,16 @@ def test_units_and_bases_of_a_hypothesis_do_not_matter(sleep, fit, ddf):
         np.testing.assert_allclose(*both, rtol=1e-9)
 
 
+@pytest.mark.parametrize("unit", [1e-5, 86400.0, 1e7])
+def test_units_of_a_slope_do_not_matter(sleep, fit, unit):
+    """The information in the variances has entries in units of x⁻⁴ beside those of one."""
+    other = lj.lmer("Reaction ~ Days + (Days | Subject)", sleep[:-7].assign(Days=lambda d: d.Days * unit))
+    for ddf in ("satterthwaite", "kenward-roger"):
+        one, two = of_fit(fit, ddf), of_fit(other, ddf)
+        np.testing.assert_allclose(two.df(np.eye(2)), one.df(np.eye(2)), rtol=1e-6)
+        np.testing.assert_allclose(np.diag(two.vcov) * [1, unit**2], np.diag(one.vcov), rtol=1e-6)
+
+
 def test_linear_models_have_n_minus_p(sleep):
     fit = lj.lm("Reaction ~ Days", sleep)
     for ddf in ("satterthwaite", "kenward-roger", "residual"):
@@ -209,7 +219,7 @@ def test_refusals(fit, sleep):
         of_fit(ml, "kenward-roger")
 
 
-def test_hypotheses_as_text():
+def test_hypotheses_in_all_their_forms():
     names = ["Intercept", "a[T.x]", "b"]
     for given, rows, value in (
         ("b", [[0, 0, 1]], [0]),
@@ -218,13 +228,21 @@ def test_hypotheses_as_text():
         ("2 * b - a[T.x]", [[0, -1, 2]], [0]),
         ("b = a[T.x], Intercept = 1", [[0, -1, 1], [1, 0, 0]], [0, 1]),
         ([0, 1, 0], [[0, 1, 0]], [0]),
+        ({"b": 3}, [[0, 0, 3]], [0]),
+        (pd.Series({"b": 1.0, "Intercept": 2}), [[2, 0, 1]], [0]),
+        (pd.DataFrame([[1, 9], [0, 1]], columns=["b", "a[T.x]"]), [[0, 9, 1], [0, 1, 0]], [0, 0]),
     ):
         found = hypothesis(given, names)
         np.testing.assert_array_equal(found[0], rows)
         np.testing.assert_array_equal(found[1], value)
     for wrong, message in (
         ("c", "no fixed-effects columns.*there are Intercept"),
-        ([1.0, 2], "L has 2 columns; there are 3"),
+        ({"c": 1}, "no fixed-effects columns c; there are Intercept"),
+        ([1.0, 2], r"L has shape \(1, 2\); there are 3"),
+        (np.zeros((2, 2, 3)), r"L has shape \(2, 2, 3\)"),
+        ([0, np.nan, 1], "not finite"),
+        ([[1.0], [2.0, 3.0]], "L must be numbers, names of columns or constraints, not"),
+        ([[0, 1, 0], [0, 0, 0]], "a row of zeros"),
         ([[0, 1, 0], [0, 2, 0]], "depend on each other"),
     ):
         with pytest.raises(lj.DataError, match=message):

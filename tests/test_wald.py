@@ -112,6 +112,12 @@ def test_refusals(fit, sleep):
         lj.kr_compare(fit, fit)
     with pytest.raises(lj.DataError, match="do not span I"):
         lj.kr_compare(lj.lmer("Reaction ~ 0 + I(Days**2) + (Days | Subject)", sleep), fit)
+    with pytest.raises(lj.DataError, match="not none and"):
+        lj.kr_compare(lj.lm("Reaction ~ 1", sleep), fit)
+    with pytest.raises(lj.DataError, match="theta of .* was given"):
+        lj.kr_compare(lj.lmer("Reaction ~ 1 + (Days | Subject)", sleep, theta=[1, 0, 0.2]), fit)
+    with pytest.raises(TypeError, match=r"linear_test\(\) takes fits of lmer\(\) or lm\(\), not str"):
+        lj.linear_test("fit", "Days")
     with pytest.raises(lj.DataError, match="needs a REML fit"):
         lj.kr_compare(*(lj.lmer(f"Reaction ~ {x} + (Days | Subject)", sleep, reml=False) for x in ("1", "Days")))
     with pytest.raises(lj.DataError, match="no fixed-effects columns"):

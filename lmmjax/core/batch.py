@@ -19,6 +19,7 @@ from .optimize import CONVERGED, FAILED, RUNNING, SECANT_TOLERANCE, Minimum, beg
 from .rectify import rectified
 from .start import column_scale, curvature_guess
 
+RANK = 1e-12  # of cross-products of X, relative to the largest
 AGREED = 1e-10  # interpolated and exact criterion, relative
 LAST_STEP = 1e-11  # Newton decrement, relative to the criterion, below which one more step ends in rounding
 
@@ -109,7 +110,8 @@ def _by_pattern(cp: CrossProducts, shortcuts: "_Shortcuts", y, theta, size: int,
         own = cp.with_case_weights(rows=np.where(pattern, 0.0, 1.0)) if pattern.any() else cp
         there = np.where(pattern, 0.0, np.asarray(y)[rows])
         known = None if theta is None else theta[rows]
-        parts.append(_fit(own, _shortcuts(own, reml), there, known, size, reml, keep))
+        found = _fit(own, _shortcuts(own, reml), there, known, size, reml, keep)
+        parts.append(found if _has_rank(own) else replace(found, status=np.full_like(found.status, FAILED)))
         order.append(rows)
     back = np.argsort(np.concatenate(order))
     return jax.tree.map(lambda *a: np.concatenate(a)[back], *parts)
@@ -125,8 +127,14 @@ class _Shortcuts:
     merged: Any = None
 
 
+def _has_rank(cp: CrossProducts) -> bool:
+    """Whether the rows that are left determine every column of X."""
+    products = np.asarray(cp.dense)[-cp.p :, -cp.p :]
+    return not cp.p or np.linalg.matrix_rank(products, RANK * abs(products).max()) == cp.p
+
+
 def _shortcuts(cp: CrossProducts, reml: bool) -> _Shortcuts:
-    if not cp.plan.templates or np.linalg.matrix_rank(cp.dense[-cp.p :, -cp.p :]) < cp.p:  # too few rows are left
+    if not cp.plan.templates or not _has_rank(cp):
         return _Shortcuts()
     if spectral.applies(cp):
         return _Shortcuts(spectrum=spectral.spectrum(cp, reml))

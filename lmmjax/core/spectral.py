@@ -20,6 +20,7 @@ from .optimize import CONVERGED, DIVERGED, FAILED
 
 MOST_LEVELS = 1500  # up to which the eigendecomposition is cheap
 GRID, BEYOND = 32, 8  # cells of λ that are searched for the lowest: with the typical, and with the least eigenvalue
+BLOCK = 256  # responses whose minima are searched for together, where nothing else is wanted of them
 EQUAL = 1e-13  # eigenvalues this close, relative to the largest, are the same
 ZERO = 1e-11
 
@@ -139,9 +140,21 @@ def _improvements_of_one(parts, curve: Curve):
 @jit
 def _improvements(parts, curve: Curve):
     shares, within = parts[:, :-1], parts[:, -1]
-    lam, _ = _search(shares, within, curve)
-    at_zero, lowest = (_expand(at, shares, within, curve)[0] for at in (jnp.zeros_like(lam), lam))
-    return jnp.maximum(at_zero - lowest, 0)
+    bracket = _bracket(shares, within, curve)
+
+    def of_block(members):
+        own = [a[members] for a in bracket]
+        return jax.lax.cond(jnp.all(own[-1]), lambda: 0 * within[members], lambda: below_zero(own, members))
+
+    def below_zero(own, members):
+        start, low, high, done = own
+        some = shares[members], within[members], curve
+        lam, _ = _descend(start, low, high, done, *some)
+        return jnp.maximum(_expand(0 * lam, *some)[0] - _expand(lam, *some)[0], 0)
+
+    # Where the minimum is at zero, as half of them are, there is no search: those stand together.
+    blocks = jnp.argsort(bracket[-1]).reshape(-1, min(BLOCK, len(within)))
+    return jnp.zeros_like(within).at[blocks.ravel()].set(jax.lax.map(of_block, blocks).ravel())
 
 
 def _cells(w: Curve):
@@ -172,6 +185,12 @@ def _expand(lam, shares, within, w: Curve):
 
 def _search(shares, within, w: Curve):
     """(B,) minimising λ and the Newton steps it took."""
+    start, low, high, done = _bracket(shares, within, w)
+    return _descend(start, low, high, done, shares, within, w)
+
+
+def _bracket(shares, within, w: Curve):
+    """(B,) a start, bounds below and above the lowest minimum on the grid, and whether it is at zero."""
     cells = _cells(w)
     damped = 1 / (1 + cells[:-1, None] * w.values)  # (cells, K)
     logs = jnp.sum(w.counts * jnp.log1p(cells[:-1, None] * w.dets), -1)
@@ -179,6 +198,12 @@ def _search(shares, within, w: Curve):
     low, high = cells[jnp.maximum(best - 1, 0)], cells[best + 1]
     at_zero = _expand(0 * low, shares, within, w)[1] >= 0
     done = (best == 0) & at_zero | ~jnp.isfinite(within)
+    start = jnp.where(done, 0.0, jnp.where(best > 0, cells[best], 0.5 * cells[1]))
+    return start, low, high, done
+
+
+def _descend(start, low, high, done, shares, within, w: Curve):
+    """(B,) minimising λ by safeguarded Newton steps, and how many."""
 
     def unfinished(carry):
         return ~jnp.all(carry[3]) & (carry[4] < 100)
@@ -202,7 +227,6 @@ def _search(shares, within, w: Curve):
             jnp.where(done, used, count + 1),
         )
 
-    start = jnp.where(done, 0.0, jnp.where(best > 0, cells[best], 0.5 * cells[1]))
     zero = jnp.zeros((), int)
     carry = (start, low, high, done, zero, jnp.zeros(low.shape, int))
     lam, _, _, _, _, used = jax.lax.while_loop(unfinished, step, carry)

@@ -50,8 +50,8 @@ def identifiability(model: Fit | str, data: Any = None) -> Identifiability:
     model : a fit, or a formula with `data`; `lmer` refuses some designs that are explained here. The response does not
     matter: with V = Σ σₐ² Vₐ the expected information of REML, ½tr(P Vₐ P V_b), has a null vector where a combination
     of the Vₐ vanishes in what the fixed effects leave (Rothenberg 1971). It is evaluated at equal variances.
-    Raises DataError for a formula without data, what `lmer` raises for bad formulas and data, and ValueError for
-    covariances that a function makes.
+    Raises DataError for a formula without data and for covariances that a function makes, and what `lmer` raises for
+    bad formulas and data.
     """
     if isinstance(model, Fit):
         return _explained(model.schema, model.design)
@@ -64,6 +64,10 @@ def identifiability(model: Fit | str, data: Any = None) -> Identifiability:
 def _explained(schema: Schema, design: Design) -> Identifiability:
     if not design.terms:
         return Identifiability(pd.DataFrame(index=[RESIDUAL]), (), ())
+    for group, term in zip(schema.groups, design.terms, strict=True):
+        if not term.template.filled:
+            text = "a function of other parameters (covariance=), which this cannot look at"
+            raise DataError(f"the covariance of {group.text} is {text}")
     cp = cross_products(design, orthonormal=True)
     theta = default_start(cp)
     information = np.asarray(variance_information(theta, 1.0, cp, True, expected=True))

@@ -14,6 +14,7 @@ from ..core.optimize import CONVERGED, FIXED
 from ..errors import DataError
 from ..fit import Fit
 from ..formula.hints import suggest
+from ..inference.nesting import check_fits
 from ..precision import in_float64, to_numpy
 from ..refitting import given_theta
 
@@ -89,6 +90,7 @@ def influence(fit: Fit, by: str | None = None, exact: bool = False) -> Influence
     unless others are nested in it); for another one DataError asks for exact=True. A θ that was given stays.
     Raises DataError for a `by` that is no grouping factor, and by default where factors are crossed.
     """
+    check_fits((fit,), "influence")
     left = _left_out(fit, by, exact)
     change, se, converged = (_by_refits if exact else _first_order)(fit, left)
     converged &= _determined(fit, left)
@@ -224,7 +226,7 @@ def groups_of(fit: Fit) -> pd.Index:
     plan = fit.cross_products.plan
     names = list(dict.fromkeys(g.group for g in fit.schema.groups))
     if not plan.chain and not plan.rest:
-        raise DataError("a model without random effects has no groups to leave out; influence(fit, 'row') has rows")
+        raise DataError("a model without random effects has no groups to leave out; influence(fit, by='row') has rows")
     if plan.rest:
         raise DataError(
             f"no independent groups: {', '.join(names)} are crossed, or their levels correlated, so that what is left "

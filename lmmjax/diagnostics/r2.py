@@ -5,6 +5,7 @@ import pandas as pd
 
 from ..fit import Fit
 from ..inference.effects import mean_variances
+from ..inference.nesting import check_fits
 
 
 def r2(fit: Fit) -> pd.Series:
@@ -16,6 +17,7 @@ def r2(fit: Fit) -> pd.Series:
     Sources: Nakagawa & Schielzeth (2013), Methods in Ecology and Evolution 4, 133-142; slopes: Johnson (2014), 5,
     944-946; Nakagawa, Johnson & Schielzeth (2017), J. R. Soc. Interface 14, 20170213.
     """
+    check_fits((fit,), "r2")
     X = fit.design.X
     fixed = float(np.sum(((X - X.mean(0)) @ fit.estimate.beta) ** 2)) / (fit.nobs - 1)
     random = float(mean_variances(fit).sum()) if fit.design.terms else 0.0

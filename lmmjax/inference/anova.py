@@ -4,12 +4,13 @@ import numpy as np
 import pandas as pd
 
 from ..fit import Fit
-from .compare import check_fits, compare_fits
+from .compare import compare_fits
 from .df import freedom
 from .hypotheses import hypotheses
+from .nesting import check_fits
 
 COLUMNS = ["sumsq", "meansq", "numdf", "dendf", "F", "p"]
-KINDS = {1: 1, 2: 2, 3: 3, "I": 1, "II": 2, "III": 3}
+KINDS = {"1": 1, "2": 2, "3": 3, "I": 1, "II": 2, "III": 3}
 
 
 def anova(*fits: Fit, type: int | str = 3, ddf: str | None = "satterthwaite", refit: bool = True) -> pd.DataFrame:
@@ -27,17 +28,19 @@ def anova(*fits: Fit, type: int | str = 3, ddf: str | None = "satterthwaite", re
     check_fits(fits, "anova")
     if len(fits) != 1:
         return compare_fits(*fits, refit=refit)
-    if type not in KINDS:
+    kind = KINDS.get(str(type))
+    if kind is None:
         raise ValueError(f"type={type!r}: choose 1, 2 or 3")
     (fit,) = fits
     beta, variance = fit.estimate.beta, fit.sigma**2
     free = freedom(fit.estimate, fit.cross_products, fit.reml, ddf)
     rows = {}
-    for term, L in hypotheses(fit.schema, fit.design.X, KINDS[type]).items():
+    for term, L in hypotheses(fit.schema, fit.design.X, kind).items():
         test = free.f_test(L, beta)
         meansq = test.F / test.scaling * variance
         rows[term] = [test.numdf * meansq, meansq, test.numdf, test.dendf, test.F, test.p]
-    table = pd.DataFrame(np.reshape([*rows.values()], (-1, 6)), pd.Index(rows, name="term"), COLUMNS)
-    table = table.astype({"numdf": int})
-    table.columns.name = table.attrs["note"] = f"type {'I' * KINDS[type]}, {ddf or 'χ²'}"
+    numbers = dict(zip(COLUMNS, np.reshape([*rows.values()], (-1, 6)).T, strict=True))
+    numbers["numdf"] = numbers["numdf"].astype(int)
+    table = pd.DataFrame(numbers, pd.Index(rows, name="term"))
+    table.columns.name = table.attrs["note"] = f"type {'I' * kind}, {ddf or 'χ²'}"
     return table

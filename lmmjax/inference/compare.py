@@ -1,6 +1,5 @@
 """Likelihood-ratio comparisons of fitted models: tables of nested ones, one test, and a test for each random term."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -23,6 +22,7 @@ from .boundary import boundary_test
 from .nesting import (
     Undetermined,
     check_comparable,
+    check_fits,
     check_fixed,
     check_same_data,
     check_same_fixed,
@@ -188,13 +188,6 @@ def outermost(matrix: Matrix) -> list[str]:
     present = [name for name, _ in matrix.terms]
     factors = {t.name(): frozenset(t.factors) for t in matrix.info.terms if t.name() in present}
     return [name for name in present if factors[name] and not any(factors[name] < other for other in factors.values())]
-
-
-def check_fits(fits: Sequence[Any], name: str) -> None:
-    """Raises TypeError for what is no fit."""
-    for fit in fits:
-        if not isinstance(fit, Fit):
-            raise TypeError(f"{name}() takes fits of lmer() or lm(), not {type(fit).__name__}")
 
 
 def _check_nested(null: Fit, alt: Fit) -> None:

@@ -10,6 +10,7 @@ from ..precision import in_float64
 from .bootstrap import bootstrap
 from .df import freedom, t_quantile
 from .intervals import check_level, tails
+from .nesting import check_fits
 from .parameters import chosen, parameters_of, statistic
 from .profile import profile
 
@@ -43,6 +44,7 @@ def confint(
     `.attrs["note"]` of the table says what a reader must know. Raises ValueError for unknown options, DataError for
     names of no parameter.
     """
+    check_fits((fit,), "confint")
     check_level(level)
     if method not in METHODS:
         raise ValueError(f"method={method!r}: choose one of {', '.join(METHODS)}")

@@ -14,6 +14,7 @@ from ..core.linalg import log_diagonal
 from ..core.optimize import FIXED
 from ..fit import Fit
 from ..precision import in_float64, to_numpy
+from .nesting import check_fits
 
 
 def aicc(fit: Fit) -> float:
@@ -22,6 +23,7 @@ def aicc(fit: Fit) -> float:
     By the likelihood that `fit.aic` takes: the restricted one of a REML fit. Exact for linear models; for mixed ones
     n rows count as independent, which flatters them.
     """
+    check_fits((fit,), "aicc")
     k, left = fit.df, fit.nobs - fit.df - 1
     return float(fit.aic + 2 * k * (k + 1) / left) if left > 0 else np.inf
 
@@ -34,6 +36,7 @@ def caic(fit: Fit) -> float:
     (Greven & Kneib 2010; a θ on the boundary does not move); σ̂ counts as one. Where θ was given only the hat matrix is
     left (Vaida & Blanchard 2005). For `lm` it is the AIC, as there are no random effects to condition on.
     """
+    check_fits((fit,), "caic")
     if not fit.design.terms:
         return float(fit.aic)
     errors, sigma = fit.resid("pearson"), fit.sigma

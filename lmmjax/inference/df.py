@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from patsy import DesignInfo, PatsyError
 
 from ..core.crossprod import CrossProducts
@@ -156,24 +157,44 @@ def _matched(a1, a2, q: int) -> tuple[Any, Any]:
 def hypothesis(L: Any, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
     """A linear hypothesis Lβ = value as L (k, p) and value (k,).
 
-    L : (p,) or (k, p) numbers; names of columns; or patsy's constraints, "a = 2 * b, c = 1" (a text without "=" means
-    zero). Raises DataError for unknown columns, wrong sizes, and rows that depend on each other.
+    L : (p,) or (k, p) numbers; a Series, dict or DataFrame of numbers by column, absent ones zero; names of columns; or
+    patsy's constraints, "a = 2 * b, c = 1" (a text without "=" means zero). Raises DataError for unknown columns, wrong
+    sizes, numbers that are not finite, and rows that depend on each other.
     """
-    texts = [L] if isinstance(L, str) else list(L)
-    if texts and all(isinstance(t, str) for t in texts):
+    texts = [L] if isinstance(L, str) else L
+    if isinstance(texts, (list, tuple)) and texts and all(isinstance(t, str) for t in texts):
         if all(t in names for t in texts):
             rows, value = np.eye(len(names))[[names.index(t) for t in texts]], np.zeros(len(texts))
         else:
-            rows, value = _constraints(texts, names)
+            rows, value = _constraints(list(texts), names)
     else:
-        rows = np.atleast_2d(np.asarray(L, dtype=float))
+        rows = _numbers(L, names)
         value = np.zeros(len(rows))
-    if rows.shape[1] != len(names):
-        raise DataError(f"L has {rows.shape[1]} columns; there are {len(names)} fixed effects")
     sizes = np.linalg.svd(rows, compute_uv=False)
-    if not len(rows) or len(rows) > len(names) or not sizes.min() > DEPENDENT * sizes.max():
+    if not len(rows) or not rows.any(1).all():
+        raise DataError("L has no row, or a row of zeros: there is nothing to test")
+    if len(rows) > len(names) or not sizes.min() > DEPENDENT * sizes.max():
         raise DataError("the rows of L depend on each other: leave out those that others determine")
     return rows, value
+
+
+def _numbers(L: Any, names: list[str]) -> np.ndarray:
+    """(k, p) of an array, or of a table by column names."""
+    if isinstance(L, (dict, pd.Series, pd.DataFrame)):
+        table = L if isinstance(L, pd.DataFrame) else pd.DataFrame([dict(L)])
+        unknown = [str(c) for c in table.columns if c not in names]
+        if unknown:
+            raise DataError(f"no fixed-effects columns {', '.join(unknown)}; there are {', '.join(names)}")
+        L = table.reindex(columns=names, fill_value=0.0)
+    try:
+        rows = np.atleast_2d(np.asarray(L, dtype=float))
+    except (TypeError, ValueError):
+        raise DataError(f"L must be numbers, names of columns or constraints, not {L!r}") from None
+    if rows.ndim != 2 or rows.shape[1] != len(names):
+        raise DataError(f"L has shape {rows.shape}; there are {len(names)} fixed effects: give (k, {len(names)})")
+    if not np.isfinite(rows).all():
+        raise DataError("L holds numbers that are not finite")
+    return rows
 
 
 def _constraints(texts: list[str], names: list[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -235,7 +256,10 @@ def satterthwaite(pieces: SatterthwaitePieces, free: np.ndarray) -> Satterthwait
 
 def kenward_roger(sigma: Any, pieces: KenwardRogerPieces) -> KenwardRoger:
     """From the pieces of a fit, or of a stack. sigma : (…)."""
-    parameters = np.linalg.pinv(pieces.information, rcond=FLAT**2, hermitian=True)
+    # In units in which its diagonal is one: those of variances of slopes are powers of their columns' units.
+    units = 1 / np.sqrt(np.einsum("...rr->...r", pieces.information))
+    units = units[..., None] * units[..., None, :]
+    parameters = units * np.linalg.pinv(units * pieces.information, rcond=DEPENDENT, hermitian=True)
     products = np.einsum("...rij,...sjk->...rsik", pieces.slopes, pieces.slopes)
     correction = np.einsum("...rs,...rsij->...ij", parameters, pieces.bends - products)
     adjusted = pieces.half @ (np.eye(correction.shape[-1]) + 2 * correction) @ pieces.half.mT

@@ -14,6 +14,7 @@ from ..fit import Fit
 from ..precision import in_float64
 from .bootstrap import bootstrap
 from .intervals import check_level, percentile, tails
+from .nesting import check_fits
 
 METHODS = ("auto", "exact", "boot")
 
@@ -26,7 +27,7 @@ def ranef_intervals(fit: Fit, level: float = 0.95) -> pd.DataFrame:
     point. Raises DataError for a model without random effects, ValueError for a bad level.
     """
     check_level(level)
-    _check_random(fit)
+    _check_random(fit, "ranef_intervals")
     effects = fit.ranef(cond_var=True)
     estimate = _long(effects)
     se = np.sqrt(_conditional(effects))
@@ -41,7 +42,7 @@ def shrinkage(fit: Fit) -> pd.Series:
     deviation of its level's mean; in general the reliability of b̂ (Raudenbush & Bryk 2002, Hierarchical Linear Models,
     chapter 3). 0 where the variance is zero, which is the limit. Raises DataError for a model without random effects.
     """
-    _check_random(fit)
+    _check_random(fit, "shrinkage")
     effects = fit.ranef(cond_var=True)
     prior = _long({g: pd.DataFrame(v, effects[g].index, effects[g].columns) for g, v in _variances(fit).items()})
     ratio = 1 - _conditional(effects) / prior.where(prior > 0)
@@ -67,7 +68,7 @@ def icc(fit: Fit, level: float = 0.95, method: str | None = "auto", n: int = 100
     exact interval, ValueError for unknown options.
     """
     check_level(level)
-    _check_random(fit)
+    _check_random(fit, "icc")
     if method is not None and method not in METHODS:
         raise ValueError(f"method={method!r}: choose None, {', '.join(map(repr, METHODS))}")
     groups = pd.Index(list(dict.fromkeys(g.group for g in fit.schema.groups)), name="group")
@@ -90,7 +91,8 @@ def _theta(e: Estimate) -> Any:
     return e.theta
 
 
-def _check_random(fit: Fit) -> None:
+def _check_random(fit: Fit, name: str) -> None:
+    check_fits((fit,), name)
     if not fit.design.terms:
         raise DataError(f"{fit.schema.formula!r} has no random effects")
 

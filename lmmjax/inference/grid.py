@@ -96,6 +96,8 @@ def grid_of(fit: Fit, at: Mapping[str, Any] | None) -> Grid:
     Raises FormulaError for unknown names, DataError for a grid that is too large or a column without a mean.
     """
     known = fit.schema.variables
+    if at is not None and not isinstance(at, Mapping):
+        raise TypeError(f"at= must be a dict of values by variable, not {at!r}")
     at = {} if at is None else dict(at)
     names = {name: None for f in fit.schema.fixed.factors for _, name in f.expression.variables}
     names |= {name: None for o in fit.schema.offsets for _, name in o.factor.expression.variables}
@@ -104,7 +106,9 @@ def grid_of(fit: Fit, at: Mapping[str, Any] | None) -> Grid:
     values, held = {}, {}
     for name in columns:
         if name in at:
-            values[name] = pd.Index(np.atleast_1d(np.asarray(at[name])))
+            values[name] = pd.Index(np.atleast_1d(np.asarray(at[name]))).unique()
+            if not len(values[name]):
+                raise DataError(f"at={{{name!r}: …}} has no values")
         elif name in known.levels:
             values[name] = known.levels[name]
         elif name not in known.means:

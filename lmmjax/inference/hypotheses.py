@@ -39,7 +39,7 @@ def hypotheses(schema: Schema, X: np.ndarray, kind: int) -> dict[str, np.ndarray
     terms = {name: terms[name] for name, _ in schema.fixed_terms}
     coding = _coding(schema, q, terms)
     containing = {n: [m for m in terms if _contains(schema, terms[m], terms[n])] for n in terms if terms[n].factors}
-    make = {1: _sequential, 2: _partial, 3: _averaged}[kind]
+    make = {1: _sequential, 2: _partial, 3: _averaged}[kind if len(containing) > 1 else 1]  # as lmerTest
     found = {name: make(name, coding, containing) for name in containing if name in coding.owner}
     back = np.linalg.solve(coding.treatment, r)
     return {name: L @ back for name, L in found.items()}
@@ -76,8 +76,8 @@ def _indicators(schema: Schema, factors: Sequence[Any], n: int) -> tuple[np.ndar
         else:
             columns = np.asarray(value, float).reshape(n, -1)
             base = np.zeros(columns.shape[1], bool)
-        out = (out[:, :, None] * columns[:, None, :]).reshape(n, -1)
-        first = (first[:, None] | base).ravel()
+        out = (columns[:, :, None] * out[:, None, :]).reshape(n, -1)  # the first factor varies fastest, as in R
+        first = (base[:, None] | first).ravel()
     return out, first
 
 

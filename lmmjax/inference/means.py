@@ -11,14 +11,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import chdtrc, fdtrc, stdtr
 
 from ..errors import DataError, FormulaError
 from ..fit import Fit
-from .df import Freedom, freedom
+from ..formula.matrices import independent_columns
+from .df import Freedom, freedom, t_tails
 from .grid import WEIGHTS, Grid, check_names, grid_of
 from .intervals import check_level
 from .multiplicity import adjusted, check_adjustment, critical
+from .nesting import check_fits
 
 ESTIMABLE = 1e-6  # how far a combination may be from the dependence of the columns left out
 NOTHING = 1e-10
@@ -49,7 +50,10 @@ def emmeans(
     Source: Searle, Speed & Milliken (1980), The American Statistician 34, 216-221; as R's package emmeans.
     Raises FormulaError for unknown variables, DataError for values that the fit does not know, ValueError for options.
     """
+    check_fits((fit,), "emmeans")
     check_level(level)
+    if not isinstance(specs, str | list | tuple):
+        raise TypeError(f"emmeans(): specs must be a name, a list of names or a text such as 'a * b', not {specs!r}")
     if weights not in WEIGHTS:
         raise ValueError(f"weights={weights!r}: choose one of {', '.join(WEIGHTS)}")
     if not fit.design.p:
@@ -178,9 +182,10 @@ class Means:
             members = np.flatnonzero(family)
             C = np.diff(np.eye(len(self.L))[members], axis=0)
             L = (C @ np.nan_to_num(self.L))[self._estimable(C)]
-            if (np.abs(L) > NOTHING).any():
+            L = L[independent_columns(np.where(np.abs(L) > NOTHING, L, 0).T)]
+            if len(L):
                 f = self.freedom.f_test(L, self.beta)
-                rows.append((f.numdf, float(f.dendf), float(f.F), _upper_f(f.numdf, float(f.dendf), float(f.F))))
+                rows.append((f.numdf, float(f.dendf), float(f.F), float(f.p)))
             else:
                 rows.append((0, np.nan, np.nan, np.nan))
             index.append(members[0])
@@ -221,8 +226,7 @@ class Means:
             estimate, se, df = table.to_numpy().T
             with np.errstate(invalid="ignore", divide="ignore"):
                 t = estimate / se
-            p = 2 * stdtr(df, -np.abs(t))
-            table = table.assign(t=t, p=adjusted(p, t, df, adjust, len(members)))
+            table = table.assign(t=t, p=adjusted(t_tails(t, df), t, df, adjust, len(members)))
             if intervals:
                 half = critical(df, self.level, adjust, len(members)) * se
                 table = table.assign(lower=estimate - half, upper=estimate + half)
@@ -253,10 +257,6 @@ class Means:
 
     def _repr_html_(self) -> str:
         return f"{self.table.to_html(float_format='{:.4g}'.format, border=0)}<p>{self.note}</p>"
-
-
-def _upper_f(numdf: int, dendf: float, f: float) -> float:
-    return float(chdtrc(numdf, numdf * f) if np.isinf(dendf) else fdtrc(numdf, dendf, f))
 
 
 def _coefficients(method: Any, labels: list[str]) -> dict[str, Any]:

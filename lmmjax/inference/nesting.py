@@ -1,6 +1,6 @@
 """Whether one fitted model is a special case of another, and where its random terms lie within the other's."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,16 +26,23 @@ class Placed(NamedTuple):
     columns: np.ndarray
 
 
+def check_fits(fits: Any, name: str) -> None:
+    """Raises TypeError for what is no fit."""
+    for fit in fits:
+        if not isinstance(fit, Fit):
+            raise TypeError(f"{name}() takes fits of lmer() or lm(), not {type(fit).__name__}")
+
+
 def check_comparable(null: Fit, alt: Fit) -> None:
     """Raises DataError, naming what differs, unless `null` can be a special case of `alt`, the larger model."""
     check_same_data(null, alt)
     check_fixed(null, alt)
-    if null.df == alt.df:
-        text = f"have the same number of parameters, {null.df}: neither is the smaller one"
-        raise DataError(f"{_both(null, alt)} {text}")
     for fit in (null, alt):
         if given_theta(fit) is not None:
             raise DataError(f"theta of {fit.schema.formula!r} was given: it cannot be counted as a parameter")
+    if null.df == alt.df:
+        text = f"have the same number of parameters, {null.df}: neither is the smaller one"
+        raise DataError(f"{_both(null, alt)} {text}")
 
 
 def check_same_data(one: Fit, other: Fit) -> None:

@@ -24,6 +24,7 @@ from ..guard import caller
 from ..precision import in_float64, to_numpy
 from ..refitting import given_theta
 from .intervals import check_level
+from .nesting import check_fits
 from .parameters import Parameter, chosen, parameters_of, values
 
 POINTS = 8  # of a profile, on each side
@@ -265,6 +266,7 @@ def profile(fit: Fit, parameters: Any = None, level: float = 0.99) -> Profile:
     Standard deviations and correlations of terms whose covariance is a function of other parameters (`covariance=`)
     have no profile: None leaves them out, their names raise DataError. So does a fit with a given θ.
     """
+    check_fits((fit,), "profile")
     check_level(level)
     if given_theta(fit) is not None:
         raise DataError(f"theta of {fit.schema.formula!r} was given, not estimated: it has no profile")

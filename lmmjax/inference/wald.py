@@ -8,9 +8,10 @@ import pandas as pd
 
 from ..errors import DataError
 from ..fit import Fit
+from ..refitting import given_theta
 from .df import f_tail, freedom, hypothesis, t_quantile, t_tails
 from .intervals import check_level, tails
-from .nesting import check_fixed, check_same_data
+from .nesting import check_fits, check_fixed, check_same_data
 from .results import TestResult
 
 
@@ -45,12 +46,15 @@ class WaldTest(TestResult):
 def linear_test(fit: Fit, L: Any, ddf: str | None = "satterthwaite", level: float = 0.95) -> WaldTest:
     """Tests Lβ = 0, or other values, by Wald's statistic.
 
-    L : (p,) or (k, p) numbers, names of columns of X, or constraints as text, "Days = 10", "a - b", "a = b, c = 0"
-    (patsy's). ddf : None refers kF to χ² with k degrees of freedom; "satterthwaite", "kenward-roger" (with its adjusted
-    covariance) and "residual" (D as it was estimated, n − p) refer F to an F distribution.
+    L : (p,) or (k, p) numbers; a dict, Series or DataFrame of numbers by column; names of columns of X; or constraints
+    as text, "Days = 10", "a - b", "a = b, c = 0" (patsy's). ddf : None refers kF to χ² with k degrees of freedom;
+    "satterthwaite", "kenward-roger" (with its adjusted covariance) and "residual" (D as it was estimated, n − p) refer
+    F to an F distribution. Satterthwaite's ddf of several rows depend on how they are written, Kenward and Roger's on
+    their span only.
     level : of the intervals in `.table`, one for each row of L.
     Raises DataError for unknown columns, dependent rows, and Kenward–Roger on an ML fit.
     """
+    check_fits((fit,), "linear_test")
     check_level(level)
     rows, value = hypothesis(L, fit.schema.fixed_names)
     return _test(fit, rows, value, ddf, level)
@@ -63,15 +67,25 @@ def kr_compare(null: Fit, alt: Fit) -> WaldTest:
     must span the smaller one's. As pbkrtest's KRmodcomp. statistic is the scaled F; `.unscaled` the other.
     Raises DataError where the rows, responses or random effects differ, or neither is a special case of the other.
     """
+    check_fits((null, alt), "kr_compare")
     null, alt = (null, alt) if null.design.p <= alt.design.p else (alt, null)
     check_same_data(null, alt)
     check_fixed(null, alt)
-    texts = [[g.text for g in f.schema.groups] for f in (null, alt)]
-    if sorted(texts[0]) != sorted(texts[1]):
+    terms = [
+        sorted((g.text, repr(t.template)) for g, t in zip(f.schema.groups, f.design.terms, strict=True))
+        for f in (null, alt)
+    ]
+    if terms[0] != terms[1]:
+        texts = [" + ".join(text for text, _ in found) or "none" for found in terms]
         raise DataError(
-            f"kr_compare() compares fixed effects: the random ones must be the same, not {' + '.join(texts[0])} and "
-            f"{' + '.join(texts[1])}; see lrt() and exact_rlrt()"
+            f"kr_compare() compares fixed effects: the random ones must be the same, not {texts[0]} and {texts[1]} "
+            "(covariance= included); see lrt() and exact_rlrt()"
         )
+    for fit in (null, alt):
+        if given_theta(fit) is not None:
+            raise DataError(
+                f"theta of {fit.schema.formula!r} was given, not estimated: see linear_test(fit, L, ddf=None)"
+            )
     left = alt.design.p - null.design.p
     if not left:
         raise DataError(
