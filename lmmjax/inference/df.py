@@ -257,7 +257,8 @@ def satterthwaite(pieces: SatterthwaitePieces, free: np.ndarray) -> Satterthwait
 def kenward_roger(sigma: Any, pieces: KenwardRogerPieces) -> KenwardRoger:
     """From the pieces of a fit, or of a stack. sigma : (…)."""
     # In units in which its diagonal is one: those of variances of slopes are powers of their columns' units.
-    units = 1 / np.sqrt(np.einsum("...rr->...r", pieces.information))
+    diagonal = np.einsum("...rr->...r", pieces.information)
+    units = np.where(diagonal > 0, 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1)), 0)  # 0: of no influence on y
     units = units[..., None] * units[..., None, :]
     parameters = units * np.linalg.pinv(units * pieces.information, rcond=DEPENDENT, hermitian=True)
     products = np.einsum("...rij,...sjk->...rsik", pieces.slopes, pieces.slopes)
