@@ -1,5 +1,6 @@
 """Set-up of the whole suite: JAX on the CPU, its compilation cache, one BLAS thread, and the reference numbers."""
 
+import gc
 import os
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import references
 # One for each xdist worker: JAX writes an entry in place, so that another process could read half of it.
 CACHES = Path(__file__).resolve().parent.parent / ".jax_cache"
 OWN_CACHE = CACHES / os.environ.get("PYTEST_XDIST_WORKER", "main")
+MOST_MAPS = 25_000  # of memory, after a file
 WRITTEN = 2  # seconds after which an entry is surely whole
 
 # Before anything imports jax or numpy. Precision is left alone: the package enters float64 by itself.
@@ -23,6 +25,8 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES", "none")  # else 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # Small arrays: XLA would take longer to optimise a program than to run it. The examples run as for a user.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
+import jax  # noqa: E402
 
 
 # The longest files, longest first: two workers that take file after file should end together.
@@ -50,6 +54,16 @@ def _found_by_others() -> None:
             OWN_CACHE.mkdir(exist_ok=True)
             with suppress(FileExistsError):
                 os.link(entry, OWN_CACHE / entry.name)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _room_for_executables() -> Iterator[None]:
+    """XLA takes about ten memory maps for each executable, of which Linux allows 65,530, and crashes without."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session", autouse=True)
