@@ -28,7 +28,6 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import jax  # noqa: E402
 
-
 # The longest files, longest first: two workers that take file after file should end together.
 LONGEST = "core_implicit reference batch examples bootstrap core_templates core_information core_derivatives".split()
 
