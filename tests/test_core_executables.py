@@ -2,9 +2,11 @@
 
 import importlib
 
+import jax
 import numpy as np
 import pytest
 from core_cases import build, compiled
+from jax.experimental.compilation_cache import compilation_cache
 
 from lmmjax.core import cross_products
 from lmmjax.core.executables import keepable, load_or_compile
@@ -23,9 +25,14 @@ class NoTrace:
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """A compilation cache of this test's own."""
+    """A compilation cache of this test's own; JAX's has what other tests compiled, which cannot be written again."""
     monkeypatch.setattr("lmmjax.core.executables.folder", lambda: tmp_path / "kept")
-    return tmp_path / "kept"
+    before = jax.config.jax_compilation_cache_dir
+    for folder in (str(tmp_path / "jax"), before):
+        jax.config.update("jax_compilation_cache_dir", folder)
+        compilation_cache.reset_cache()
+        if folder != before:
+            yield tmp_path / "kept"
 
 
 def fit(jitted, name="vector 2"):
