@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pandas as pd
 
-from .core.batch import Estimates, OfProblem, estimate_many
+from .core.batch import MEMORY, Estimates, OfProblem, estimate_many
 from .core.crossprod import CrossProducts
 from .core.estimate import Estimate
 from .core.freedom import kenward_roger_pieces, satterthwaite_pieces
@@ -19,8 +19,6 @@ from .fit import Fit, fit_cross_products
 from .guard import check_response
 from .inference.df import Freedom, check_method, hypothesis, kenward_roger, satterthwaite
 from .precision import in_float64
-
-MEMORY = 2**27  # bytes
 
 
 def refit(fit: Fit, y: Any) -> Fit:
@@ -115,9 +113,11 @@ class BatchFit:
         """What `ddf` says of the fits whose places are `part`."""
         fit = self.fit
         check_method(ddf, fit.reml)
-        rows = np.array([np.sum(~np.isnan(self.responses[i])) for i in part])
-        if ddf is None or ddf == "residual" or not fit.design.terms or given_theta(fit) is not None:
-            return Freedom(self.vcov[part], np.inf if ddf is None else rows - float(fit.design.p))
+        if ddf is None:
+            return Freedom(self.vcov[part])
+        if ddf == "residual" or not fit.design.terms or given_theta(fit) is not None:
+            rows = np.array([np.sum(~np.isnan(self.responses[i])) for i in part])
+            return Freedom(self.vcov[part], rows - float(fit.design.p))
         keep = _SATTERTHWAITE[fit.reml] if ddf == "satterthwaite" else _KENWARD_ROGER
         y, theta = self.responses[part], self.theta[part]
         kept = estimate_many(fit.cross_products, y, fit.reml, keep, theta).kept
@@ -140,7 +140,7 @@ _SATTERTHWAITE = {reml: OfProblem(partial(_satterthwaite, reml=reml)) for reml i
 
 
 @in_float64
-def refit_many(fit: Fit, Y: Any, keep: Any = None, memory: int = 2**28, progress: bool = False) -> BatchFit:
+def refit_many(fit: Fit, Y: Any, keep: Any = None, memory: int = MEMORY, progress: bool = False) -> BatchFit:
     """The model of `fit` fitted to every row of Y, (B, n), each at its own optimum; a θ that was given stays.
 
     Y : array or memmap of responses to the rows of the fit; NaN marks missing values. The other arguments are those of

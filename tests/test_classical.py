@@ -1,7 +1,6 @@
 """Classical analysis of variance: R's aov and model.tables, the notes' numbers, and identities of mean squares."""
 
 import itertools
-import json
 from functools import cache
 from typing import Any
 
@@ -17,7 +16,7 @@ import lmmjax as lj
 from lmmjax.inference.df import freedom
 
 COLUMNS = ["df", "sumsq", "meansq", "F", "p"]
-R = json.loads((references.ROOT / "tests" / "reference" / "classical_reference.json").read_text(encoding="utf-8"))
+R = references.bundled("classical_reference.json")
 PLACES = ["sumsq", "meansq", "numdf", "dendf", "F", "p", "denominator", "exact"]
 
 

@@ -4,7 +4,6 @@ Where the two optima differ the lower criterion is the more exact one. lmmjax's 
 rounding; how far R's may be from it is what the tolerances say.
 """
 
-import json
 from functools import cache
 
 import jax
@@ -16,7 +15,7 @@ import references
 import lmmjax as lj
 from lmmjax.inference.prediction import _simulator
 
-REFERENCE = json.loads((references.ROOT / "tests" / "reference" / "covariance_reference.json").read_text("utf-8"))
+REFERENCE = references.bundled("covariance_reference.json")
 VISITS = ("compound_symmetry", "full")
 ANIMALS = {"animal": "y ~ x + (1|animal)", "animal_pen": "y ~ x + (1|animal) + (1|pen)"}
 KINSHIP = pd.DataFrame(REFERENCE["kinship"]["A"], REFERENCE["kinship"]["names"], REFERENCE["kinship"]["names"])

@@ -1,6 +1,5 @@
 """Leverages, residuals by level and identifiability, against dense hat matrices, lme4 and designs known to fail."""
 
-import json
 from functools import cache
 
 import numpy as np
@@ -19,7 +18,7 @@ from core_cases import (
 import lmmjax as lj
 from lmmjax.core.effects import leverages
 
-REFERENCE = json.loads((references.ROOT / "tests" / "reference" / "diagnostics_reference.json").read_text("utf-8"))
+REFERENCE = references.bundled("diagnostics_reference.json")
 SLEEP = "Reaction ~ Days + (Days|Subject)"
 MODELS = {
     "sleepstudy": SLEEP,

@@ -3,7 +3,6 @@
 RLRsim maximises over a grid of λ, which changes no p-value by as much as the Monte Carlo error of its draws.
 """
 
-import json
 from functools import cache
 from typing import Any
 
@@ -20,9 +19,8 @@ import lmmjax as lj
 from lmmjax.core.spectral import Curve, improvements, spectrum
 from lmmjax.inference import exact
 
-FOLDER = references.ROOT / "tests" / "reference"
-RLRSIM = json.loads((FOLDER / "exact_reference.json").read_text("utf-8"))
-KINSHIP = json.loads((FOLDER / "covariance_reference.json").read_text("utf-8"))
+RLRSIM = references.bundled("exact_reference.json")
+KINSHIP = references.bundled("covariance_reference.json")
 N = 50_000
 LEVELS = (0.8, 0.9, 0.95, 0.99)
 

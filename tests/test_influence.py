@@ -1,7 +1,5 @@
 """Case weights of groups: influence against refits, robust covariances against dense ones, cross-validation."""
 
-import json
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -142,7 +140,7 @@ def test_nested_groups():
         lj.influence(fit, "Lab:Technician")
 
 
-LEFT_OUT = json.loads((references.ROOT / "tests/reference/diagnostics_reference.json").read_text("utf-8"))["left_out"]
+LEFT_OUT = references.bundled("diagnostics_reference.json")["left_out"]
 PENICILLIN = "diameter ~ 1 + (1|plate) + (1|sample)"
 
 

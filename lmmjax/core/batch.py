@@ -19,6 +19,7 @@ from .optimize import CONVERGED, FAILED, RUNNING, SECANT_TOLERANCE, Minimum, beg
 from .rectify import rectified
 from .start import column_scale, curvature_guess
 
+MEMORY = 2**28  # bytes that a chunk may take
 RANK = 1e-12  # of cross-products of X, relative to the largest
 AGREED = 1e-10  # interpolated and exact criterion, relative
 LAST_STEP = 1e-11  # Newton decrement, relative to the criterion, below which one more step ends in rounding
@@ -55,7 +56,7 @@ def estimate_many(
     reml: bool = True,
     keep: Callable[[Estimate], Any] | OfProblem | None = None,
     theta: Any = None,
-    memory: int = 2**28,
+    memory: int = MEMORY,
     progress: bool = False,
 ) -> Estimates:
     """Fits every row of Y, (B, n), each at its own optimum of the ML or REML criterion.

@@ -17,11 +17,12 @@ QUICK = {"xla_cpu_use_fusion_emitters": False}
 QUICKEST = {**QUICK, "xla_backend_optimization_level": 0}
 
 
-def jit(function: Callable, large: bool = False) -> Callable:
+def jit(function: Callable, large: bool = False, rows: bool = False) -> Callable:
     """`jax.jit`, with rows left outside, so that no compiled shape depends on n, and compile time kept in mind.
 
-    large : whether small arguments make much work nevertheless, as keys do.
+    large : whether small arguments make much work nevertheless, as keys do. rows : whether CrossProducts keep theirs.
     """
+    bare = (lambda a: a) if rows else _bare
     plain, quick, quickest = (jax.jit(function, compiler_options=o) for o in (None, QUICK, QUICKEST))
     options_known, keeps = True, keepable(function)
     compiled: dict = {}
@@ -29,7 +30,7 @@ def jit(function: Callable, large: bool = False) -> Callable:
     @wraps(function)
     def call(*args, **kwargs):
         nonlocal options_known
-        args, kwargs = tuple(map(_bare, args)), {k: _bare(v) for k, v in kwargs.items()}
+        args, kwargs = tuple(map(bare, args)), {k: bare(v) for k, v in kwargs.items()}
         leaves, tree = jax.tree.flatten((args, kwargs))
         traced = any(isinstance(a, jax.core.Tracer) for a in leaves)  # options belong to the outermost jit
         if traced or not options_known or jax.default_backend() != "cpu":

@@ -79,6 +79,16 @@ class Template:
         return isinstance(self.fn, Filled)
 
     @property
+    def is_full(self) -> bool:
+        """Whether every covariance is allowed, by a triangular T."""
+        return self.filled and (self.fn.kind == "full" or self.fn.kind == "diagonal" and self.p == 1)
+
+    @property
+    def is_diagonal(self) -> bool:
+        """Whether several variances are free and no covariance is."""
+        return self.filled and self.fn.kind == "diagonal" and self.p > 1
+
+    @property
     def n_theta(self) -> int:
         """Number of parameters."""
         return len(self.start)
@@ -149,6 +159,11 @@ class Filled:
         out = np.zeros((len(rows), self.p, self.p))
         out[np.arange(len(rows)), rows, cols] = 1
         return out
+
+    @cached_property
+    def entries(self) -> np.ndarray:
+        """(n_theta, p, p) ∂Σ along each entry of a covariance Σ = TTᵀ that θ leaves free: ones there."""
+        return np.maximum(self.basis, self.basis.swapaxes(1, 2))
 
     def __call__(self, theta):
         return namespace(theta).tensordot(theta, self.basis.astype(theta.dtype), 1)

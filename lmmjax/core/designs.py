@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from .batch import Estimates, kept_of, minimise_many
+from .batch import MEMORY, Estimates, kept_of, minimise_many
 from .chunks import chunk_size, in_chunks, lanes, spread
 from .criterion import factorise
 from .crossprod import cross_products
@@ -26,7 +26,7 @@ def estimate_designs(
     designs: Sequence[Design],
     reml: bool = True,
     keep: Callable[[Estimate], Any] | None = None,
-    memory: int = 2**28,
+    memory: int = MEMORY,
     progress: bool = False,
 ) -> Estimates:
     """Fits each of B designs at its own optimum; the other arguments are those of `estimate_many`.

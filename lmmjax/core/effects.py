@@ -1,6 +1,6 @@
 """Random effects and fitted values: what follows from an estimate by passes over stored arrays."""
 
-from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -51,19 +51,17 @@ def conditional_variances(theta, cp: CrossProducts):
     return tuple(out)
 
 
+@partial(jit, rows=True)
 def leverages(theta, cp: CrossProducts):
     """(n,) dŷᵢ/dyᵢ at θ held: the diagonal of the hat matrix, from cross-products that keep their rows.
 
     log|L|² + log|R_X|² is the log-determinant of the cross-products of [ZΛ, X] with I added to the first block. Its
     derivative in a row's case weight is the row's quadratic form in their inverse: one reverse pass has them all.
     """
-    return _leverages(theta, cp.without_rows(), cp.rows, cp.plan)
+    assert cp.rows is not None
 
-
-@jit
-def _leverages(theta, cp: CrossProducts, rows, plan):
     def log_dets(cases):
-        log_l, log_rx, _ = pieces(theta, replace(cp, rows=rows, plan=plan).with_case_weights(rows=cases))
+        log_l, log_rx, _ = pieces(theta, cp.with_case_weights(rows=cases))
         return log_l + log_rx
 
-    return jax.grad(log_dets)(jnp.ones_like(rows.y))
+    return jax.grad(log_dets)(jnp.ones_like(cp.rows.y))

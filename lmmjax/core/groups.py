@@ -13,8 +13,7 @@ from .blocks import eliminate
 from .criterion import deviance_at
 from .crossprod import CrossProducts
 from .estimate import Estimate, solve
-from .rectify import SINGULAR, column_norms
-from .start import column_scale, default_start
+from .rectify import off_the_boundary
 
 
 class Parameters(NamedTuple):
@@ -65,7 +64,7 @@ def without_each(cp: CrossProducts, codes, levels, theta, reml, given) -> tuple[
 
     codes : (n,) the level of each row. levels : (count,) those to leave out in turn. theta, given : as above.
     """
-    start = _off_the_boundary(theta, cp)
+    start = off_the_boundary(theta, cp)[0] if cp.plan.templates else theta
 
     def fit(left_out):
         cases = jnp.where(codes == left_out, 0.0, 1.0).astype(cp.dense.dtype)
@@ -73,15 +72,6 @@ def without_each(cp: CrossProducts, codes, levels, theta, reml, given) -> tuple[
         return of_estimate(e), jnp.sqrt(jnp.diagonal(e.vcov)), e.status
 
     return jax.lax.map(fit, levels)
-
-
-def _off_the_boundary(theta, cp: CrossProducts):
-    """(m,) θ with some length for each column of T that has vanished: criteria have no slope there."""
-    if not cp.plan.templates:
-        return theta
-    scale = column_scale(cp)
-    vanished = column_norms(theta * scale, scale, cp.plan) < SINGULAR
-    return jnp.where(vanished, 0.2 * default_start(cp, scale), theta)
 
 
 def group_deviances(cp: CrossProducts, parameters: Parameters) -> jax.Array:

@@ -176,7 +176,7 @@ def entries(cp: CrossProducts) -> Callable:
     """Directions of `marginal`: ∂D along each of the `covariances`."""
 
     def directions(factor: Factor):
-        return _embedded(factor, cp, [_symmetric_entries(_free(t)) for t in cp.plan.templates])
+        return _embedded(factor, cp, [_free(t).entries for t in cp.plan.templates])
 
     return directions
 
@@ -207,11 +207,6 @@ def _moves(theta, cp: CrossProducts) -> Callable:
         return _embedded(factor, cp, [jnp.moveaxis(a, -1, 0) for a in along])
 
     return directions
-
-
-def _symmetric_entries(free: Filled):
-    basis = free.basis
-    return basis + basis.swapaxes(1, 2) * (basis != basis.swapaxes(1, 2)).any((1, 2), keepdims=True)
 
 
 def _embedded(factor: Factor, cp: CrossProducts, per_term):

@@ -56,7 +56,7 @@ class Chart:
 
 def squared(cp: CrossProducts) -> CrossProducts:
     """The same cross-products for T of which every entry is a parameter."""
-    templates = tuple(Template.square(t.p) if _is_full(t) else t for t in cp.plan.templates)
+    templates = tuple(Template.square(t.p) if t.is_full else t for t in cp.plan.templates)
     return replace(cp.without_rows(), plan=replace(cp.plan, templates=templates).take(slice(0)))
 
 
@@ -119,7 +119,7 @@ class Space:
         parts, scale = [np.zeros(0)], self._scale
         of_squares = term_slices(self.cp.plan.templates)
         for k, (t, s, wide) in enumerate(zip(self.templates, term_slices(self.templates), of_squares, strict=True)):
-            if not _is_full(t):
+            if not t.is_full:
                 parts.append(self.theta[s] * scale[wide])
                 continue
             order, (rows, cols) = _order(t.p, columns if k == term else ()), t.fn.indices
@@ -147,17 +147,13 @@ class Space:
         return self.sigma**self._power / self._scale
 
 
-def _is_full(template: Template) -> bool:
-    return template.filled and template.fn.kind == "full"
-
-
 def _order(p: int, first: tuple[int, ...]) -> np.ndarray:
     return np.array([*first, *(i for i in range(p) if i not in first)])
 
 
 def _axes(template: Template, first: tuple[int, ...]) -> np.ndarray:
     """(entries of T, coordinates) of a term: those of L, with the columns `first` in its first rows."""
-    if not _is_full(template):
+    if not template.is_full:
         return np.eye(template.n_theta)
     p, (rows, cols) = template.p, template.fn.indices
     out = np.zeros((p * p, len(rows)))
@@ -172,7 +168,7 @@ def _far(template: Template) -> np.ndarray:
 def _hold(linear, offset, positive, far, first: int, template: Template, columns: tuple[int, ...], value: float):
     """Writes the constraint into a chart whose entries are still zeros and ones."""
     if len(columns) == 1:
-        at = first if _is_full(template) else first + columns[0]
+        at = first if template.is_full else first + columns[0]
         offset += value * linear[:, at]
         linear[:, at] = 0
     else:

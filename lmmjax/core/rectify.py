@@ -3,8 +3,11 @@
 import jax.numpy as jnp
 import numpy as np
 
+from .crossprod import CrossProducts
+from .namespace import namespace
 from .optimize import Minimum
 from .plan import Plan
+from .start import column_scale, default_start
 
 SINGULAR = 1e-4  # lme4's tolerance for a vanished standard deviation, relative to σ
 
@@ -20,6 +23,14 @@ def moves(theta, scale, plan: Plan):
     if not plan.templates:
         return theta > 0
     return column_norms(theta * scale, scale, plan) >= _rounding(theta)
+
+
+def off_the_boundary(theta, cp: CrossProducts):
+    """(m,) a start near θ, where each column of T that has vanished gets some length, as criteria have no slope there;
+    and (m,) which θ those are."""
+    scale = column_scale(cp)
+    vanished = column_norms(theta * scale, scale, cp.plan) < SINGULAR
+    return namespace((theta, cp)).where(vanished, 0.2 * default_start(cp, scale), theta), vanished
 
 
 def rectified(found: Minimum, scale, plan: Plan, symmetric=None) -> Minimum:

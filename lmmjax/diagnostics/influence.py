@@ -1,6 +1,6 @@
 """Influence of groups, cluster-robust covariances and cross-validation, from case weights of independent groups."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
@@ -129,7 +129,8 @@ def _left_out(fit: Fit, by: str | None, exact: bool) -> _LeftOut:
 def _by_refits(fit: Fit, left: _LeftOut) -> tuple[Parameters, np.ndarray, np.ndarray]:
     """Changes, standard errors (G, p) and whether the refits converged (G,)."""
     e, levels = fit.estimate, np.arange(len(left.names))
-    without, se, status = _run(_refits, fit, left.codes, levels, e.theta, fit.reml, given_theta(fit))
+    found = _REFITS(fit.cross_products, left.codes, levels, e.theta, fit.reml, given_theta(fit))
+    without, se, status = to_numpy(found)
     change = Parameters(*(a - b for a, b in zip(without, of_estimate(e), strict=True)))
     return change, se, np.isin(status, (CONVERGED, FIXED)) & np.isfinite(without.sigma)
 
@@ -176,7 +177,7 @@ def vcov_cr(fit: Fit, kind: str = "CR2") -> pd.DataFrame:
     if kind == "IJ":
         changes = _derivatives(fit, _left_out(fit, None, exact=False)).beta
     else:
-        changes = _changes(fit.cross_products, _run(_products, fit, fit.estimate.theta), kind)
+        changes = _changes(fit.cross_products, to_numpy(_PRODUCTS(fit.cross_products, fit.estimate.theta)), kind)
     robust = changes.T @ changes
     count = len(changes)
     robust = robust * count / (count - 1) if kind == "CR1" else robust
@@ -216,7 +217,7 @@ def cross_validate(fit: Fit, exact: bool = True) -> pd.DataFrame:
     names = without.dbeta.index
     inside = Parameters(*(np.broadcast_to(a, (len(names), *np.shape(a))) for a in own))
     left_out = Parameters(*(a + b for a, b in zip(inside, changes, strict=True)))
-    densities = [-0.5 * _run(_deviances, fit, p) for p in (left_out, inside)]
+    densities = [-0.5 * to_numpy(_DEVIANCES(fit.cross_products, p)) for p in (left_out, inside)]
     columns = {"log_density": densities[0], "in_sample": densities[1], "converged": without.converged}
     return pd.DataFrame(columns, names)
 
@@ -239,30 +240,10 @@ def groups_of(fit: Fit) -> pd.Index:
 def _derivatives(fit: Fit, left: _LeftOut) -> Parameters:
     """d(β̂, θ̂, σ̂)/dc of each case weight; a θ that was given does not move."""
     ones = {left.weights: np.ones(len(left.names))}
-    return _run(_with_weights, fit, ones, fit.estimate.theta, fit.reml, given_theta(fit))
+    return to_numpy(_WEIGHTS(fit.cross_products, ones, fit.estimate.theta, fit.reml, given_theta(fit)))
 
 
-def _run(compiled, fit: Fit, *arguments):
-    """A compiled function of cross-products that keep their rows."""
-    cp = fit.cross_products
-    return to_numpy(compiled(cp.without_rows(), cp.rows, cp.plan, *arguments))
-
-
-@jit
-def _with_weights(cp, rows, plan, *arguments):
-    return case_derivatives(replace(cp, rows=rows, plan=plan), *arguments)
-
-
-@jit
-def _refits(cp, rows, plan, *arguments):
-    return without_each(replace(cp, rows=rows, plan=plan), *arguments)
-
-
-@jit
-def _products(cp, rows, plan, theta):
-    return group_products(replace(cp, rows=rows, plan=plan), theta)
-
-
-@jit
-def _deviances(cp, rows, plan, parameters):
-    return group_deviances(replace(cp, rows=rows, plan=plan), parameters)
+# Compiled with the rows, whose case weights they take.
+_WEIGHTS, _REFITS, _PRODUCTS, _DEVIANCES = (
+    jit(f, rows=True) for f in (case_derivatives, without_each, group_products, group_deviances)
+)

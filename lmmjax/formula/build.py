@@ -65,13 +65,11 @@ def build(
         formula=formula,
         response=parsed.response.label,
         groups=groups,
-        dropped=() if aliased is None else tuple(aliased.matrix.names),
         index=index,
         n_dropped=n_dropped,
         fixed=fixed,
         offsets=offsets,
         array_offset=extras.has_array_offset,
-        constants=rows.constants,
         rows=rows,
         aliased=aliased,
     )

@@ -77,29 +77,35 @@ class Schema:
 
     formula, response : the formula as given, and its left side as patsy prints it.
     groups : random terms, in the order of Design.terms.
-    dropped : fixed-effects columns left out because they depend on columns before them.
     index : (n,) labels of the rows used.
     n_dropped : rows left out for missing values.
     fixed : the fixed-effects matrix, without the dropped columns.
     offsets : offsets that new data can give again, from the formula or named in `offset=`.
     array_offset : whether an offset came as an array, which new data cannot give again.
-    constants : the caller's functions and single values that the formula uses.
     rows : the columns that the formula names in the rows used, and its factors evaluated there.
-    aliased : the columns in `dropped`, or None.
+    aliased : fixed-effects columns left out because they depend on columns before them, or None.
     """
 
     formula: str
     response: str
     groups: tuple[GroupTerm, ...]
-    dropped: tuple[str, ...]
     index: pd.Index
     n_dropped: int
     fixed: Matrix
     offsets: tuple[Prepared, ...]
     array_offset: bool
-    constants: Mapping[str, Any]
     rows: Rows
     aliased: Aliased | None
+
+    @property
+    def constants(self) -> Mapping[str, Any]:
+        """The caller's functions and single values that the formula uses."""
+        return self.rows.constants
+
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        """Names of the columns in `aliased`."""
+        return () if self.aliased is None else tuple(self.aliased.matrix.names)
 
     @cached_property
     def variables(self) -> Variables:

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pandas as pd
 
+from ..core.batch import MEMORY
 from ..core.estimate import Estimate
 from ..fit import Fit
 from ..precision import in_float64, to_numpy
@@ -17,7 +18,6 @@ from ..tables import format_numbers, text_table
 from . import intervals
 from .cases import case_draws, jackknife
 from .sampling import (
-    MEMORY,
     Responses,
     check_replicates,
     chunks,

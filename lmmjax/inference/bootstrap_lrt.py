@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from scipy.special import betaincinv, chdtrc
 
-from ..core.batch import estimate_many
+from ..core.batch import MEMORY, estimate_many
 from ..core.estimate import estimate
 from ..fit import Fit
 from ..precision import in_float64, to_numpy
@@ -15,7 +15,6 @@ from .nesting import ZERO, check_comparable, likelihood_ratio
 from .results import BootstrapTest
 from .sampling import (
     LARGEST,
-    MEMORY,
     check_replicates,
     chunks,
     failed,

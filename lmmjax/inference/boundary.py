@@ -14,7 +14,7 @@ from ..errors import DataError
 from ..fit import Fit
 from ..refitting import key_of
 from .chibar import closed_weights, coordinates, simulate, size, tail
-from .nesting import Placed, Undetermined, is_diagonal, placed
+from .nesting import Placed, Undetermined, placed
 
 SINGULAR = 1e-10  # reciprocal condition number of an information matrix, scaled to a diagonal of ones
 
@@ -76,7 +76,7 @@ def _tested(null: Fit, alt: Fit, where: Sequence[Placed]) -> Tested:
                 raise Undetermined(f"the limit of the likelihood ratio is not known: {text}; use bootstrap_lrt()")
             continue
         for n in _complements(term.template, term.x, inside):
-            of_term = coordinates(n.T @ _entries(term.template) @ n).T
+            of_term = coordinates(n.T @ term.template.fn.entries @ n).T
             blocks.append(n.shape[1])
             rows.append(np.zeros((len(of_term), alt.design.n_theta)))
             rows[-1][:, columns] = of_term
@@ -90,18 +90,12 @@ def _tested(null: Fit, alt: Fit, where: Sequence[Placed]) -> Tested:
 def _complements(template: Template, x: np.ndarray, inside: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Each N, (p, p_N), of a term of which the null has the columns M `inside`, (p, p₀) each."""
     filled = np.concatenate([np.zeros((template.p, 0)), *inside], 1)
-    if is_diagonal(template):
+    if template.is_diagonal:
         return [np.eye(template.p)[:, [j]] for j in np.flatnonzero(~filled.any(1))]
     scale = np.sqrt(np.mean(x**2, 0))  # ranks in the units of the columns
     left, values, _ = np.linalg.svd(scale[:, None] * filled)
     rank = int(np.sum(values > 1e-7 * values.max(initial=0)))
     return [scale[:, None] * left[:, rank:]] if rank < template.p else []
-
-
-def _entries(template: Template) -> np.ndarray:
-    """(m, p, p) ∂Σ along each entry that a filled template leaves free, in θ's order."""
-    lower = template.basis
-    return np.maximum(lower, lower.swapaxes(1, 2))
 
 
 def _covariance(null: Fit, alt: Fit, where: Sequence[Placed], test: Tested, reml: bool) -> np.ndarray:
@@ -124,7 +118,7 @@ def _embedded(null: Fit, alt: Fit, where: Sequence[Placed]) -> np.ndarray:
     parts = []
     for i, term in enumerate(alt.design.terms):
         turned = [p.columns @ null.templates[p.small] for p in where if p.large == i]
-        if is_diagonal(term.template):
+        if term.template.is_diagonal:
             t = np.diag(np.sqrt(sum((np.sum(a**2, 1) for a in turned), np.zeros(term.p))))
         else:
             t = np.asarray(np.linalg.qr(np.concatenate([np.zeros((term.p, term.p)), *turned], 1).T, mode="r")).T

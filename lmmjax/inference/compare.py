@@ -26,7 +26,6 @@ from .nesting import (
     check_fixed,
     check_same_data,
     check_same_fixed,
-    is_diagonal,
     likelihood_ratio,
     not_spanned,
     outside_span,
@@ -250,9 +249,9 @@ def _without(term: RandomTerm, group: GroupTerm, name: str) -> RandomTerm | None
     types = {f: info.type for f, info in matrix.info.factor_infos.items()}
     constant = not left or any(all(types[f] == "categorical" for f in t.factors) for t in left)
     one = np.ones((len(x), 1))
-    if constant and not is_diagonal(term.template) and not_spanned(one, x).any() and not not_spanned(one, term.x).any():
+    if constant and not term.template.is_diagonal and not_spanned(one, x).any() and not not_spanned(one, term.x).any():
         x = np.concatenate([one, x], 1)
     if not x.shape[1]:
         return None
-    template = Template.diagonal(x.shape[1]) if is_diagonal(term.template) else Template.full(x.shape[1])
+    template = Template.diagonal(x.shape[1]) if term.template.is_diagonal else Template.full(x.shape[1])
     return replace(term, x=x, template=template)

@@ -16,8 +16,8 @@ from ..core.criterion import value_and_gradient
 from ..core.crossprod import CrossProducts
 from ..core.estimate import SECANT_REST, solve
 from ..core.optimize import CONVERGED, FIXED, STATUS, newton
-from ..core.rectify import SINGULAR, column_norms
-from ..core.start import column_scale, curvature_guess, default_start
+from ..core.rectify import SINGULAR, column_norms, off_the_boundary
+from ..core.start import column_scale, curvature_guess
 from ..errors import ConvergenceWarning, FormulaError
 from ..fit import Fit
 from ..formula.hints import listed, suggest
@@ -95,12 +95,11 @@ def _refitted(full: Fit, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _start(full: Fit) -> tuple[np.ndarray, None, np.ndarray | None]:
     """The last arguments of `_batch`, from the optimum of the full model.
 
-    A vanished column of T is given a length, as the criterion does not slope where it is zero. Scalar terms and large
-    ones need no exact Hessians: where only zero can be a saddle, BFGS from a close curvature costs a third.
+    Scalar terms and large ones need no exact Hessians: where only zero can be a saddle, BFGS from a close curvature
+    costs a third.
     """
     e, cp = full.estimate, full.cross_products
-    vanished = np.asarray(column_norms(e.theta * e.scale, e.scale, cp.plan)) < SINGULAR
-    start = np.where(vanished, 0.2 * default_start(cp, e.scale), e.theta)
+    start, vanished = map(np.asarray, off_the_boundary(e.theta, cp))
     if cp.plan.q_rest <= SECANT_REST and any(t.p > 1 for t in cp.plan.templates):
         return start, None, None
     if vanished.any():

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from ..core.batch import MEMORY
 from ..core.criterion import criterion
 from ..core.design import RandomTerm
 from ..core.estimate import estimate
@@ -21,9 +22,9 @@ from ..errors import DataError
 from ..fit import Fit
 from ..precision import in_float64
 from ..refitting import given_theta, key_of
-from .nesting import ZERO, check_comparable
+from .nesting import check_comparable, check_fits, likelihood_ratio
 from .results import TestResult
-from .sampling import MEMORY, check_replicates, chunks
+from .sampling import check_replicates, chunks
 
 FEW, MANY = 2**10, 2**12  # draws in a chunk: few are compiled faster, many are computed faster
 
@@ -78,14 +79,14 @@ def exact_rlrt(
     if (reduced is None) != (null is None):
         raise ValueError("give reduced= (only the tested random term) and null= (all the others) together")
     fits = [f for f in (fit, reduced, null) if f is not None]
-    _check_fits("exact_rlrt()", fits)
+    _check_estimated("exact_rlrt", fits)
     tested = fit if reduced is None else reduced
     _check_one_variance(tested)
     if reduced is not None and null is not None:
         _check_together(fit, reduced, null)
     below = criterion(np.zeros(1), fit.cross_products, True) if null is None else _criterion(null, True)
     text = f"no {tested.schema.groups[0].text}" if null is None else null.schema.formula
-    observed = _observed(float(below), _criterion(fit, True))
+    observed = likelihood_ratio(float(below), _criterion(fit, True))
     draws = _draws(_curve(tested, True), tested, n, seed)
     note = "" if all(f.reml for f in fits) else "ML fits refitted by REML"
     return _result(observed, draws, True, text, fit, note)
@@ -101,22 +102,21 @@ def exact_lrt(fit: Fit, null: Fit, n: int = 10_000, seed: Any = 0) -> ExactTest:
     so. Raises DataError as `exact_rlrt`, and where neither fit is a linear model or they are not nested.
     """
     check_replicates(n)
-    _check_fits("exact_lrt()", (fit, null))
+    _check_estimated("exact_lrt", (fit, null))
     full, null = (fit, null) if fit.design.terms else (null, fit)
     _check_one_variance(full)
     if null.design.terms:
         raise DataError("exact_lrt() compares with a fit of lm(); where both have random effects use bootstrap_lrt()")
     check_comparable(null, full)
-    observed = _observed(null.deviance, _criterion(full, False))
+    observed = likelihood_ratio(null.deviance, _criterion(full, False))
     draws = _draws(_curve(full, False), full, n, seed, full.design.p - null.design.p)
     note = "REML fit refitted by ML" if full.reml else ""
     return _result(observed, draws, False, null.schema.formula, full, note)
 
 
-def _check_fits(name: str, fits: Sequence[Fit]) -> None:
+def _check_estimated(name: str, fits: Sequence[Fit]) -> None:
+    check_fits(fits, name)
     for fit in fits:
-        if not isinstance(fit, Fit):
-            raise TypeError(f"{name} tests fits of lmer() and lm(), not {type(fit).__name__}")
         if given_theta(fit) is not None:
             raise DataError(f"theta of {fit.schema.formula!r} was given: fit it without theta= to test a variance")
 
@@ -168,11 +168,6 @@ def _criterion(fit: Fit, reml: bool) -> float:
     """The least REML or ML criterion of the model, whichever it was fitted by."""
     e = fit.estimate if fit.reml == reml else estimate(fit.cross_products, reml)
     return float(e.criterion)
-
-
-def _observed(below: float, full: float) -> float:
-    statistic = below - full
-    return statistic if statistic >= ZERO * max(1.0, abs(full)) else 0.0
 
 
 def _curve(fit: Fit, reml: bool) -> Curve:

@@ -3,7 +3,8 @@
 from functools import lru_cache
 
 import numpy as np
-from scipy.special import stdtrit
+
+from .df import t_quantile
 
 ADJUSTMENTS = ("tukey", "holm", "bonferroni", "sidak", "fdr", "none")
 NODES = 13  # quantiles of Tukey's that are computed one by one; to 1e-6 by interpolation beyond
@@ -57,7 +58,7 @@ def critical(df: np.ndarray, level: float, adjust: str, k: int) -> np.ndarray:
         found = _tukey_quantiles(level, k, known)
     else:
         tail = {"none": 1 - level, "sidak": 1 - level ** (1 / m)}.get(adjust, (1 - level) / m)
-        found = stdtrit(known, 1 - tail / 2)
+        found = t_quantile(1 - tail / 2, known)
     out = np.full(len(df), np.nan)
     out[~np.isnan(df)] = found
     return out

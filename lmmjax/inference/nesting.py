@@ -4,7 +4,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..core.covariance import Template
 from ..core.design import RandomTerm
 from ..errors import DataError
 from ..fit import Fit
@@ -107,23 +106,13 @@ def placed(null: Fit, alt: Fit) -> list[Placed]:
     found = [_place(null, i, alt) for i in range(len(null.design.terms))]
     taken: set[tuple[int, int]] = set()
     for p in found:
-        if not is_diagonal(alt.design.terms[p.large].template):
+        if not alt.design.terms[p.large].template.is_diagonal:
             continue
         used = {(p.large, int(row)) for row in np.nonzero(p.columns)[0]}
         if used & taken:
             raise DataError(_not_nested(null, p.small, alt))
         taken |= used
     return found
-
-
-def is_full(template: Template) -> bool:
-    """Whether every covariance is allowed."""
-    return template.filled and template.n_theta == template.p * (template.p + 1) // 2
-
-
-def is_diagonal(template: Template) -> bool:
-    """Whether several variances are free and no covariance is."""
-    return template.filled and not is_full(template)
 
 
 def _place(null: Fit, i: int, alt: Fit) -> Placed:
@@ -146,11 +135,11 @@ def _place(null: Fit, i: int, alt: Fit) -> Placed:
 
 def _allowed(term: RandomTerm, other: RandomTerm, columns: np.ndarray) -> bool | None:
     """Whether every covariance of the term, turned by its columns (p_other, p), is one of the other; None: unclear."""
-    if is_full(other.template):
+    if other.template.is_full:
         return True
-    if is_diagonal(other.template):
+    if other.template.is_diagonal:
         axes = (columns != 0).sum(0) == 1
-        return bool(axes.all()) and (term.p == 1 or is_diagonal(term.template))
+        return bool(axes.all()) and (term.p == 1 or term.template.is_diagonal)
     same = term.template == other.template and np.allclose(columns, np.eye(len(columns)), rtol=0, atol=1e-6)
     return same or None
 

@@ -76,6 +76,6 @@ def statistic(templates: tuple[Template, ...]) -> Callable:
 
 def _cells(template: Template) -> list[tuple[int, int]]:
     """(column, row) of what is free in a term's covariance matrix."""
-    if template.filled and template.fn.kind == "diagonal":
+    if template.is_diagonal:
         return [(c, c) for c in range(template.p)]
     return [(c, r) for c in range(template.p) for r in range(c, template.p)]

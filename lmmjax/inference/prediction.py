@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
+from ..core.batch import MEMORY
 from ..core.compile import jit
 from ..core.design import Design
 from ..core.estimate import Estimate
@@ -21,7 +22,7 @@ from ..formula.frame import frame_of
 from ..precision import in_float64
 from ..refitting import key_of, refit_many
 from .intervals import check_level, tails
-from .sampling import MEMORY, check_replicates, chunks, failed, response_bytes
+from .sampling import check_replicates, chunks, failed, response_bytes
 
 METHODS = ("studentized", "percentile", "plugin")
 

@@ -19,7 +19,6 @@ from ..core.simulate import simulate
 from ..errors import DataError
 from ..fit import Fit
 
-MEMORY = 2**28  # bytes
 LARGEST = 2**16  # responses in a chunk
 SMALLEST = 16
 COPIES = 6  # arrays of a response's size that live at once

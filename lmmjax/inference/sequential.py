@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 
-TOLERANCE = 1e-7  # of R's qr: a direction shorter than this share of its column is rounding
+from ..formula.matrices import TOLERANCE
 
 
 def unit(X: np.ndarray) -> np.ndarray:

@@ -112,13 +112,13 @@ def _test(fit: Fit, L: np.ndarray, value: np.ndarray, ddf: str | None, level: fl
         p_value=float(found.p),
         L=L,
         value=value,
-        table=estimates(L, fit.estimate.beta, free, level, value),
+        table=_estimates(L, fit.estimate.beta, free, level, value),
         scaling=float(found.scaling),
         method=ddf,
     )
 
 
-def estimates(L: np.ndarray, beta: np.ndarray, free: Any, level: float, value: Any = 0.0) -> pd.DataFrame:
+def _estimates(L: np.ndarray, beta: np.ndarray, free: Any, level: float, value: Any = 0.0) -> pd.DataFrame:
     """A row for each row of L (k, p): estimate, se, df, t of estimate − value, p, and the interval lower, upper."""
     estimate, df = L @ beta, free.df(L)
     se = np.sqrt(np.einsum("kp,pq,kq->k", L, free.vcov, L))
