@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
 from .blocks import back_substitute, eliminate, template_blocks
 from .criterion import by_term
@@ -168,11 +169,17 @@ def gibbs_kernel(
     numbers = jax.tree.map(lambda a: a.reshape(draws, thin, -1), numbers)
     sweep = partial(_sweep, cp, priors, effects or joint, _prior_gram(cp, priors))
 
-    def kept(state, numbers):
-        after, _ = jax.lax.scan(lambda s, own: (sweep(s, *own), None), state, numbers)
+    first_state, unravel = ravel_pytree(state)  # one array to store: a dozen take as long as a small sweep itself
+
+    def step(flat, own):
+        return ravel_pytree(sweep(unravel(flat), *own))[0], None
+
+    def kept(flat, own):
+        alone = thin == 1  # a loop of one round costs as much as its sweep
+        after, _ = step(flat, jax.tree.map(lambda a: a[0], own)) if alone else jax.lax.scan(step, flat, own)
         return after, after
 
-    return jax.lax.scan(kept, state, numbers)[1]
+    return jax.vmap(unravel)(jax.lax.scan(kept, first_state, numbers)[1])
 
 
 def _sweep(cp: CrossProducts, priors: Priors, effects: Callable, gram, state: State, normals, gammas) -> State:
