@@ -33,6 +33,8 @@ _HOME = {
     "aov": "inference.classical",
     "variance_components_anova": "inference.mean_squares",
     "model_tables": "inference.classical",
+    "lm_list": "inference.lm_list",
+    "welch_test": "inference.welch",
     "ranef_intervals": "inference.effects",
     "shrinkage": "inference.effects",
     "icc": "inference.effects",
@@ -104,12 +106,14 @@ if TYPE_CHECKING:
     from .inference.effects import shrinkage as shrinkage
     from .inference.exact import exact_lrt as exact_lrt
     from .inference.exact import exact_rlrt as exact_rlrt
+    from .inference.lm_list import lm_list as lm_list
     from .inference.mean_squares import variance_components_anova as variance_components_anova
     from .inference.means import emmeans as emmeans
     from .inference.prediction import predict_interval as predict_interval
     from .inference.profile import profile as profile
     from .inference.wald import kr_compare as kr_compare
     from .inference.wald import linear_test as linear_test
+    from .inference.welch import welch_test as welch_test
     from .precision import float64 as float64
     from .refitting import BatchFit as BatchFit
     from .refitting import refit as refit

@@ -22,4 +22,4 @@ class PrecisionWarning(UserWarning):
 
 
 class DroppedWarning(UserWarning):
-    """Columns of X that other columns determine were left out; the message names them."""
+    """Columns of X that other columns determine, or levels without a regression, were left out; it names them."""

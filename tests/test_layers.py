@@ -22,7 +22,7 @@ ROOMS = """
     core.designs core.effects core.simulate core.gibbs core
     formula datasets tables certificate guard inference.df predict fit refitting inference diagnostics bayes study plots
 """.split()
-FOLDERS = {"formula", "datasets", "inference", "diagnostics", "bayes"}
+FOLDERS = {"formula", "datasets", "inference", "diagnostics", "bayes", "plots"}
 NEVER_IN_CORE = {"pandas", "patsy", "numpyro", "matplotlib", "arviz", "narwhals", "polars"}
 NEVER_AT_START = ("numpyro", "optax", "scipy.stats", "arviz", "matplotlib")
 LONGEST_FUNCTION, LONGEST_MODULE = 80, 400

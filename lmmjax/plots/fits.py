@@ -1,26 +1,18 @@
-"""Pictures of fits and of posterior draws with matplotlib.
+"""Pictures of a fit: residuals, quantiles, random effects, regressions by level."""
 
-Each function draws into `ax`, by default a new figure's, and returns the Axes.
-"""
-
-from collections.abc import Callable, Sequence
-from textwrap import fill
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from .bayes.posterior import posterior_of
-from .errors import DataError
-from .fit import Fit
-from .formula.hints import suggest
-from .inference.effects import ranef_intervals
-from .inference.profile import Profile
+from ..errors import DataError
+from ..fit import Fit
+from ..formula.hints import listed, suggest
+from ..inference.effects import ranef_intervals
+from ..inference.lm_list import LmList
+from .frames import hues, legend_beside, new_axes
 
 CROWDED = 40  # levels above which a caterpillar has no names at its axis
-MOST = 24  # panels of a figure of draws
-WIDE = 36  # letters of a line above a panel
-FEW = 10  # chains that are worth a legend
 
 
 def qq(values: Any, group: str | None = None, ax: Any = None) -> Any:
@@ -30,7 +22,7 @@ def qq(values: Any, group: str | None = None, ax: Any = None) -> Any:
     factor, in units of the response and one colour for each column; or numbers (n,).
     Raises DataError for a group that is no grouping factor.
     """
-    ax = _axes(ax)
+    ax = new_axes(ax)
     if not isinstance(values, Fit):
         samples, what, title = {None: values}, getattr(values, "name", None) or "sample quantiles", "normal quantiles"
     elif group is None:
@@ -62,7 +54,7 @@ def residuals(fit: Fit, kind: str = "pearson", ax: Any = None) -> Any:
 
     kind : as in `Fit.resid`; all but "scaled" are in units of the response.
     """
-    ax, name = _axes(ax), fit.schema.response
+    ax, name = new_axes(ax), fit.schema.response
     ax.axhline(0, color="0.5", linewidth=1)
     _scatter(ax, fit.fitted, fit.resid(kind))
     unit = " / σ̂" if kind == "scaled" else ""
@@ -72,7 +64,7 @@ def residuals(fit: Fit, kind: str = "pearson", ax: Any = None) -> Any:
 
 def scale_location(fit: Fit, ax: Any = None) -> Any:
     """√|residual / σ̂| against fitted values: where its local mean slopes, the variance changes with the mean."""
-    ax, name = _axes(ax), fit.schema.response
+    ax, name = new_axes(ax), fit.schema.response
     _scatter(ax, fit.fitted, np.sqrt(np.abs(fit.resid("scaled"))))
     ax.set(xlabel=f"fitted {name}", ylabel="√|residual / σ̂|", title=f"{name}: size of residuals and its local mean")
     ax.set_ylim(bottom=0)
@@ -100,7 +92,7 @@ def caterpillar(
         raise DataError(f"{group} has no effects of {column!r}{suggest(column, effects)}")
     table = ranef_intervals(fit, level).xs((group, column), level=(0, 2)).sort_values("estimate")
     shown = len(table) <= CROWDED
-    ax = _axes(ax, (6.4, max(3.0, 1 + 0.22 * min(len(table), CROWDED))))
+    ax = new_axes(ax, (6.4, max(3.0, 1 + 0.22 * min(len(table), CROWDED))))
     places = np.arange(len(table))
     ax.axvline(0, color="0.5", linewidth=1)
     ax.hlines(places, table["lower"], table["upper"], linewidth=1)
@@ -109,132 +101,6 @@ def caterpillar(
     unit = fit.schema.response
     ax.set(ylabel=group, xlabel=f"effect on {unit}, with {level:.0%} intervals", title=f"{column} by {group}")
     return ax
-
-
-def profile(result: Profile, levels: Sequence[float] = (0.5, 0.8, 0.95), ax: Any = None) -> Any:
-    """Zeta plots of `lj.profile(fit)`: the signed root of the deviance's excess against each parameter, a straight line
-    where the likelihood is normal in it. The brackets are the intervals of these levels.
-
-    ax : as many Axes as there are profiles, by default new ones; returns their array. Correlations with what does not
-    vary have no profile. Raises ValueError for another number of Axes.
-    """
-    parts = dict(iter(result.table.groupby("parameter", sort=False)))
-    axes = _panels(ax, list(parts), "profiles", 2.8)
-    intervals = [result.confint(level) for level in levels]
-    for panel, (name, part) in zip(axes, parts.items(), strict=True):
-        panel.axhline(0, color="0.5", linewidth=1)
-        panel.plot(part["value"], part["zeta"], ".-")
-        for limits in intervals:
-            ends = limits.loc[name]
-            heights = np.interp(ends, part["value"], part["zeta"])
-            panel.plot(np.repeat(ends, 2), [heights[0], 0, 0, heights[1]], color="0.5", linewidth=1)
-        panel.set(xlabel=name, ylabel="ζ")
-    return axes
-
-
-def trace(idata: Any, var_names: Sequence[str] | None = None, most: int = MOST, ax: Any = None) -> Any:
-    """Draws of `gibbs` or `nuts` in their order, a line for each chain: chains that mix look alike and go nowhere.
-
-    var_names : variables of the posterior, all by default, parameters before effects. Each of their numbers has a
-    panel with the name that `arviz.summary` gives it; of more than `most` the first are drawn, and the figure says how
-    many are left out. ax : as many Axes as there are panels, by default new ones. Returns the array of Axes. Raises
-    DataError for what has no posterior or no such variable, ValueError for another number of Axes.
-    """
-
-    def draw(panel: Any, chain: np.ndarray, label: str) -> None:
-        panel.plot(chain, linewidth=0.6, alpha=0.8, label=label)
-
-    return _by_chain(idata, var_names, most, ax, draw, "draw", "")
-
-
-def acf(idata: Any, var_names: Sequence[str] | None = None, lags: int = 40, most: int = MOST, ax: Any = None) -> Any:
-    """Autocorrelations of each chain's draws at lags up to `lags`, between the limits ±1.96/√draws of white noise.
-
-    The other arguments, what is returned and raised: as in `trace`.
-    """
-    import arviz
-
-    def draw(panel: Any, chain: np.ndarray, label: str) -> None:
-        panel.plot(arviz.autocorr(chain)[: lags + 1], ".-", linewidth=0.8, markersize=3, label=label)
-
-    axes = _by_chain(idata, var_names, most, ax, draw, "lag", "autocorrelation")
-    limit = 1.96 / np.sqrt(idata.posterior.sizes["draw"])
-    for panel in axes:
-        panel.axhspan(-limit, limit, color="0.85", zorder=0)
-        panel.set_ylim(top=1.05)
-    return axes
-
-
-def density(idata: Any, var_names: Sequence[str] | None = None, most: int = MOST, ax: Any = None) -> Any:
-    """Posterior densities, ArviZ's kernel estimate from each chain's draws.
-
-    The other arguments, what is returned and raised: as in `trace`.
-    """
-    import arviz
-
-    def draw(panel: Any, chain: np.ndarray, label: str) -> None:
-        panel.plot(*arviz.kde(chain), linewidth=1, label=label)
-
-    axes = _by_chain(idata, var_names, most, ax, draw, "", "density")
-    for panel in axes:
-        panel.set_yticks([])
-        panel.set_ylim(bottom=0)
-    return axes
-
-
-def _by_chain(
-    idata: Any, var_names: Sequence[str] | None, most: int, ax: Any, draw: Callable, xlabel: str, ylabel: str
-) -> np.ndarray:
-    """Axes with draw(axes, draws of one chain, label) for each parameter and chain."""
-    parameters = _parameters(idata, var_names)
-    if most < 1:
-        raise ValueError(f"most={most!r}: give a number of panels")
-    shown = dict(list(parameters.items())[:most])
-    axes = _panels(ax, list(shown), "parameters", 1.9)
-    chains = [f"chain {label}" for label in idata.posterior["chain"].values]
-    for panel, (name, draws) in zip(axes, shown.items(), strict=True):
-        for label, own in zip(chains, draws, strict=True):
-            draw(panel, own, label)
-        panel.set_title(fill(name, WIDE), fontsize="medium")
-        panel.set(xlabel=xlabel, ylabel=ylabel)
-    if ax is None:
-        figure, columns = axes[0].figure, min(len(chains), 2 * min(3, len(axes)))
-        if 1 < len(chains) <= FEW:
-            figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=columns)
-        if len(shown) < len(parameters):
-            text = f"{len(parameters) - len(shown)} of {len(parameters)} parameters are left out"
-            figure.suptitle(f"{text}: var_names and most choose", fontsize="medium")
-    return axes
-
-
-def _parameters(idata: Any, var_names: Sequence[str] | None) -> dict[str, np.ndarray]:
-    """(chains, draws) of each number of the posterior, by ArviZ's name of it; effects last."""
-    from arviz.labels import BaseLabeller
-    from arviz.sel_utils import xarray_var_iter
-
-    posterior = posterior_of(idata)
-    if var_names is None:
-        var_names = sorted(posterior, key=lambda name: name.startswith("b_"))
-    wanted = [var_names] if isinstance(var_names, str) else list(var_names)
-    for name in wanted:
-        if name not in posterior:
-            raise DataError(f"the posterior has no {name!r} but {', '.join(posterior)}{suggest(name, posterior)}")
-    parts = xarray_var_iter(posterior[wanted], var_names=wanted, combined=True)
-    return {BaseLabeller().make_label_flat(name, where, at): values for name, where, at, values in parts}
-
-
-def _panels(ax: Any, names: Sequence[str], what: str, height: float) -> np.ndarray:
-    """As many Axes as names, new ones in rows of three where ax is None. Raises ValueError for another number."""
-    if ax is None:
-        from matplotlib import pyplot
-
-        size, rows = min(3, len(names)), -(-len(names) // 3)
-        figure = pyplot.figure(figsize=(3.2 * size, height * rows), layout="constrained")
-        ax = [figure.add_subplot(rows, size, i + 1) for i in range(len(names))]
-    axes = np.ravel(np.asarray(ax, dtype=object))
-    if len(axes) != len(names):
-        raise ValueError(f"{len(axes)} axes for {len(names)} {what}: {', '.join(names)}")
-    return axes
 
 
 def _effects(fit: Fit, group: str | None) -> pd.DataFrame:
@@ -248,9 +114,28 @@ def _effects(fit: Fit, group: str | None) -> pd.DataFrame:
     return found[group].rename_axis(columns=group)
 
 
-def _axes(ax: Any, size: tuple[float, float] | None = None) -> Any:
-    if ax is not None:
-        return ax
-    from matplotlib import pyplot
+def slopes(result: LmList, x: str | None = None, y: str | None = None, by: Any = None, ax: Any = None) -> Any:
+    """One coefficient of each level's regression against another.
 
-    return pyplot.subplots(figsize=size, layout="constrained")[1]
+    result : of `lj.lm_list`. x, y : its columns, by default the first two. by : a group of each level, as a Series or
+    dict by level, which has a colour. Levels without a regression are left out. Raises DataError for columns that are
+    not there, and for levels without a group.
+    """
+    found = result.coef.dropna()
+    if found.shape[1] < 2 and (x is None or y is None):
+        raise DataError(f"{result.formula!r} has one column of coefficients; a picture needs two")
+    x, y = found.columns[0] if x is None else x, found.columns[1] if y is None else y
+    for name in (x, y):
+        if name not in found:
+            raise DataError(f"{result.formula!r} has no coefficients of {name!r}{suggest(name, found)}")
+    groups = pd.Series("", found.index) if by is None else pd.Series(by).reindex(found.index)
+    if groups.isna().any():
+        raise DataError(f"no group in by= for the levels {listed(groups.index[groups.isna()])}")
+    ax, response = new_axes(ax), result.schema.response
+    parts = list(found.groupby(groups))
+    for colour, (label, part) in zip(hues(len(parts)), parts, strict=True):
+        ax.plot(part[x], part[y], "o", markersize=4, alpha=0.7, color=colour, label=str(label))
+    ax.set(xlabel=f"{x}, effect on {response}", ylabel=f"{y}, effect on {response}", title=f"by {found.index.name}")
+    if by is not None:
+        legend_beside(ax, getattr(by, "name", None))
+    return ax
