@@ -17,12 +17,13 @@ from scipy.linalg import block_diag
 
 from .compile import jit
 from .covariance import Template
-from .crossprod import CrossProducts, Response
+from .crossprod import CrossProducts
 from .information import deviance_expansion
 from .linalg import solve_upper
 from .namespace import namespace
 from .optimize import newton
 from .plan import term_slices
+from .products import Response
 from .rectify import SINGULAR, column_norms
 from .start import column_scale
 

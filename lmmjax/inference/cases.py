@@ -11,10 +11,11 @@ import numpy as np
 from ..core.batch import minimise_many
 from ..core.chunks import chunk_size, in_chunks, lanes, spread
 from ..core.criterion import factorise
-from ..core.crossprod import CrossProducts, Rows
+from ..core.crossprod import CrossProducts
 from ..core.estimate import Estimate, at_minimum, estimate, solve
 from ..core.namespace import namespace
 from ..core.optimize import FAILED, Minimum
+from ..core.products import Rows
 from ..core.start import column_scale
 from ..errors import DataError
 from ..fit import Fit
