@@ -124,12 +124,12 @@ class Fit:
     @property
     def df_resid(self) -> int:
         """n minus the number of parameters, σ among them where there are random effects, as in R."""
-        return self.nobs - self.df + (not self._is_mixed)
+        return self.nobs - self.df + self.is_lm
 
     @property
-    def _is_mixed(self) -> bool:
-        """Whether there is more to V than σ²W⁻¹."""
-        return bool(self.design.terms) or self.design.residual is not None
+    def is_lm(self) -> bool:
+        """Whether V is σ²W⁻¹: neither random effects nor a residual structure."""
+        return not self.design.terms and self.design.residual is None
 
     @property
     def deviance(self) -> float:
@@ -146,7 +146,7 @@ class Fit:
     @property
     def loglik(self) -> float:
         """Log-likelihood; the restricted one of a REML fit, the full one of `lm`, as in R."""
-        return -0.5 * (self.reml_criterion if self.reml and self._is_mixed else self.deviance)
+        return -0.5 * (self.reml_criterion if self.reml and not self.is_lm else self.deviance)
 
     @property
     def aic(self) -> float:
@@ -291,13 +291,13 @@ class Fit:
 
     @property
     def _title(self) -> str:
-        if not self._is_mixed:
+        if self.is_lm:
             return "Linear model"
         kind = "Linear mixed model" if self.design.terms else "Generalized least squares"
         return f"{kind} fit by {'REML' if self.reml else 'maximum likelihood'}"
 
     def _criteria(self) -> pd.Series:
-        if self.reml and self._is_mixed:
+        if self.reml and not self.is_lm:
             return pd.Series({"REML criterion": self.reml_criterion})
         names = {"AIC": self.aic, "BIC": self.bic, "logLik": self.loglik, "deviance": self.deviance}
         return pd.Series({**names, "df.resid": self.df_resid})
@@ -344,6 +344,8 @@ def fit_design(schema: Schema, design: Design, reml: bool, theta: Any = None) ->
         text = f"X is rank deficient: left out {', '.join(schema.dropped)}, which other columns determine"
         warnings.warn(text, DroppedWarning, stacklevel=caller())
     with float64():
+        if design.residual is not None and not design.terms:
+            design = design.replace(residual=design.residual.started(_of_least_squares(design)))
         cp = cross_products(design, orthonormal=True)
     return fit_cross_products(schema, design, cp, reml, theta)
 
@@ -357,3 +359,11 @@ def fit_cross_products(schema: Schema, design: Design, cp: CrossProducts, reml: 
     if not fit.converged:
         warnings.warn(advice(fit.estimate), ConvergenceWarning, stacklevel=caller())
     return fit
+
+
+def _of_least_squares(design: Design) -> np.ndarray:
+    """(n,) √w (y − offset − Xβ̂), β̂ by weighted least squares."""
+    root = np.ones(design.n) if design.weights is None else np.sqrt(design.weights)
+    y = (design.y if design.offset is None else design.y - design.offset) * root
+    q = np.linalg.qr(design.X * root[:, None])[0]
+    return y - q @ (q.T @ y)

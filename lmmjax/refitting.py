@@ -45,8 +45,8 @@ def key_of(seed: Any) -> jax.Array:
 
 
 def given_theta(fit: Fit) -> np.ndarray | None:
-    """(m,) θ where it was given instead of estimated: refits leave it alone."""
-    return fit.theta if fit.design.terms and int(fit.estimate.status) == FIXED else None
+    """(m + k,) θ and φ where they were given instead of estimated: refits leave them alone."""
+    return fit.estimate.theta if not fit.is_lm and int(fit.estimate.status) == FIXED else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +115,7 @@ class BatchFit:
         check_method(ddf, fit.reml)
         if ddf is None:
             return Freedom(self.vcov[part])
-        if ddf == "residual" or not fit.design.terms or given_theta(fit) is not None:
+        if ddf == "residual" or fit.is_lm or given_theta(fit) is not None:
             rows = np.array([np.sum(~np.isnan(self.responses[i])) for i in part])
             return Freedom(self.vcov[part], rows - float(fit.design.p))
         keep = _SATTERTHWAITE[fit.reml] if ddf == "satterthwaite" else _KENWARD_ROGER

@@ -9,16 +9,8 @@ import numpy as np
 from core_cases import dense_factor
 
 from lmmjax.core import Design, RandomTerm, Template
-from lmmjax.core.residual import (
-    Autoregressive,
-    ContinuousAutoregressive,
-    Exchangeable,
-    Identified,
-    Power,
-    Residual,
-    Toeplitz,
-    Unstructured,
-)
+from lmmjax.core.correlation import Autoregressive, ContinuousAutoregressive, Exchangeable, Toeplitz, Unstructured
+from lmmjax.core.residual import Identified, Power, Residual
 
 # Occasions of each group: an autoregression sees the gaps.
 SERIES = ([0, 1, 2, 3], [0, 2, 3], [1, 3], [2], [0, 1, 3], [0, 1, 2, 3], [3, 0])

@@ -172,6 +172,7 @@ def vcov_cr(fit: Fit, kind: str = "CR2") -> pd.DataFrame:
 
     Raises DataError where there are no independent groups, ValueError for an unknown kind.
     """
+    check_fits((fit,), "vcov_cr")
     if kind not in KINDS:
         raise ValueError(f"kind {kind!r}: known are {', '.join(KINDS)}")
     groups_of(fit)

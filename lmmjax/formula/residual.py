@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from ..core import residual as structures
-from ..core.residual import Residual
+from ..core import correlation
+from ..core.residual import Identified, Power, Residual, Variance
 from ..errors import DataError
 from .checks import check_finite
 from .expression import Expression, evaluate, expression
@@ -57,6 +57,12 @@ class Structure:
     def correlations(self) -> list[Part]:
         """Those that correlate rows."""
         return [p for p in self.parts if p.kind in TIMES]
+
+    def within(self, other: "Structure") -> bool:
+        """Whether it is a special case of the other, as far as the texts tell."""
+        left = [p for p in self.parts if p not in other.parts]
+        free = {p.by for p in other.correlations if p.kind == "un"}
+        return all(p.kind in TIMES and p.by in free for p in left) and len(left) < 2
 
     def __repr__(self) -> str:
         return " * ".join(p.text for p in self.parts)
@@ -178,18 +184,18 @@ def fit_residual(structure: Structure | None, rows: Rows, index: pd.Index) -> tu
     if structure is None:
         return None, None
     fitted, names = Fitted(structure), []
-    correlation, group, time = None, None, None
-    variances: list[tuple[structures.Variance, np.ndarray]] = []
+    made, group, time = None, None, None
+    variances: list[tuple[Variance, np.ndarray]] = []
     for p in structure.correlations:
         grouping, group = fit_grouping((_column(p.by),), rows)
         time = _occasions(p, fitted, rows) if TIMES[p.kind] == OCCASIONS else _times(p, rows, index)
         fitted.groupings[p.by] = grouping
         _check_series(p, group, time, grouping)
-        correlation, own = _correlation(p, fitted, group, time)
+        made, own = _correlation(p, fitted, group, time)
         names += own
     for p in structure.parts:
         if p.kind == "var_power":
-            variances.append((structures.Power(), _log_covariate(p, rows, index)))
+            variances.append((Power(), _log_covariate(p, rows, index)))
             names.append(f"power|{p.by}")
         elif p.kind == "var_ident":
             grouping, codes = fit_grouping((_column(p.by),), rows)
@@ -197,10 +203,9 @@ def fit_residual(structure: Structure | None, rows: Rows, index: pd.Index) -> tu
             if len(levels) < 2:
                 raise DataError(f"{p.text}: {p.by!r} has only one level in the rows used; it needs two or more")
             fitted.groupings[p.by] = grouping
-            variances.append((structures.Identified(len(levels)), codes))
+            variances.append((Identified(len(levels)), codes))
             names += [f"sd_{level}/{levels[0]}|{p.by}" for level in levels[1:]]
-    made = Residual.of(rows.n, correlation, group, time, variances)
-    return replace(fitted, names=tuple(names)), made
+    return replace(fitted, names=tuple(names)), Residual.of(rows.n, made, group, time, variances)
 
 
 def _occasions(p: Part, fitted: Fitted, rows: Rows) -> np.ndarray:
@@ -257,11 +262,11 @@ def _check_series(p: Part, group: np.ndarray, time: np.ndarray, grouping: Groupi
 def _correlation(p: Part, fitted: Fitted, group: np.ndarray, time: np.ndarray) -> tuple[Any, list[str]]:
     """The structure of core and the names of its parameters."""
     if p.kind == "ar1":
-        return structures.Autoregressive(), [f"Phi|{p.by}"]
+        return correlation.Autoregressive(), [f"Phi|{p.by}"]
     if p.kind == "car1":
-        return structures.ContinuousAutoregressive(), [f"Phi|{p.by}"]
+        return correlation.ContinuousAutoregressive(), [f"Phi|{p.by}"]
     if p.kind == "cs":
-        return structures.Exchangeable(int(np.bincount(group).max())), [f"Rho|{p.by}"]
+        return correlation.Exchangeable(int(np.bincount(group).max())), [f"Rho|{p.by}"]
     levels = labels(fitted.groupings[p.time or ""].levels)
     met = _met(group, time, len(levels))
     if p.kind == "un":
@@ -269,14 +274,14 @@ def _correlation(p: Part, fitted: Fitted, group: np.ndarray, time: np.ndarray) -
         if apart:
             raise DataError(f"{p.text}: no level of {p.by!r} has the occasions {listed(apart, 3)} both")
         pairs = combinations(range(len(levels)), 2)
-        return structures.Unstructured(len(levels)), [f"cor_{levels[j]}.{levels[i]}|{p.by}" for i, j in pairs]
+        return correlation.Unstructured(len(levels)), [f"cor_{levels[j]}.{levels[i]}|{p.by}" for i, j in pairs]
     bands = len(levels) - 1 if p.bands is None else p.bands
     if bands >= len(levels):
         raise DataError(f"{p.text}: {len(levels)} occasions have lags up to {len(levels) - 1} only")
     unseen = [lag for lag in range(1, bands + 1) if not np.diagonal(met, lag).any()]
     if unseen:
         raise DataError(f"{p.text}: no level of {p.by!r} has two occasions at lag {unseen[0]}; give bands=")
-    return structures.Toeplitz(len(levels), bands), [f"cor_lag{lag}|{p.by}" for lag in range(1, bands + 1)]
+    return correlation.Toeplitz(len(levels), bands), [f"cor_lag{lag}|{p.by}" for lag in range(1, bands + 1)]
 
 
 def _met(group: np.ndarray, time: np.ndarray, occasions: int) -> np.ndarray:

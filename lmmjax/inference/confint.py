@@ -44,7 +44,7 @@ def confint(
     `.attrs["note"]` of the table says what a reader must know. Raises ValueError for unknown options, DataError for
     names of no parameter.
     """
-    check_fits((fit,), "confint")
+    check_fits((fit,), "confint", structured=True)
     check_level(level)
     if method not in METHODS:
         raise ValueError(f"method={method!r}: choose one of {', '.join(METHODS)}")

@@ -226,7 +226,7 @@ def freedom(estimate: Estimate, cp: CrossProducts, reml: bool, ddf: str | None) 
     vcov, nu = np.asarray(estimate.vcov), float(cp.n) - cp.p
     if ddf is None:
         return Freedom(vcov)
-    nothing_to_know = not cp.p or not cp.plan.templates or int(estimate.status) == FIXED
+    nothing_to_know = not cp.p or not estimate.theta.size or int(estimate.status) == FIXED
     if ddf == "residual" or nothing_to_know:
         return Freedom(vcov, nu)
     if ddf == "kenward-roger":

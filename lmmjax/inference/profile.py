@@ -266,7 +266,7 @@ def profile(fit: Fit, parameters: Any = None, level: float = 0.99) -> Profile:
     Standard deviations and correlations of terms whose covariance is a function of other parameters (`covariance=`)
     have no profile: None leaves them out, their names raise DataError. So does a fit with a given θ.
     """
-    check_fits((fit,), "profile")
+    check_fits((fit,), "profile", structured=True)
     check_level(level)
     if given_theta(fit) is not None:
         raise DataError(f"theta of {fit.schema.formula!r} was given, not estimated: it has no profile")
@@ -283,7 +283,7 @@ def profile(fit: Fit, parameters: Any = None, level: float = 0.99) -> Profile:
 
 def _note(fit: Fit, curves: dict[str, Curve], left_out: int) -> str:
     """One sentence for each thing that a reader must know."""
-    notes = ["profiled by ML, though the fit is by REML"] if fit.reml and fit.design.terms else []
+    notes = ["profiled by ML, though the fit is by REML"] if fit.reml and not fit.is_lm else []
     unknown = [name for name, c in curves.items() if not c.identified]
     if unknown:
         notes.append(f"no limits of {', '.join(unknown)}: a standard deviation is zero at the estimate")
