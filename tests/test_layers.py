@@ -17,7 +17,7 @@ ROOMS = """
     errors precision cache
     core.namespace core.linalg core.covariance core.correlation core.residual core.design core.plan core.matrices core.products core.crossprod
     core.executables core.compile core.blocks core.onefactor core.criterion core.optimize core.lbfgs core.start
-    core.information core.freedom core.rectify core.implicit core.penalised core.profiling core.estimate core.groups
+    core.information core.freedom core.blockwise core.rectify core.implicit core.penalised core.profiling core.estimate core.groups
     core.lanes core.levels core.spectral core.crossed core.processes core.chunks core.batch
     core.designs core.effects core.simulate core.gibbs core
     formula datasets tables certificate guard inference.df predict fit models refitting inference diagnostics bayes study plots

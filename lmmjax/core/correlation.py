@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .linalg import inverse_factor, solve_lower
+from .linalg import cholesky, inverse_factor, solve_lower
 
 SHRINK = 0.9  # of a moment estimate of correlations, towards none
 
@@ -39,6 +39,9 @@ class Correlation(Protocol):
 
     def natural(self, phi) -> Any:
         """The parameters as they are reported."""
+
+    def from_natural(self, values) -> Any:
+        """The φ of such parameters."""
 
 
 class _Markov:
@@ -92,6 +95,9 @@ class Autoregressive(_Markov):
     def natural(self, phi):
         return jnp.tanh(phi)
 
+    def from_natural(self, values):
+        return jnp.arctanh(values)
+
 
 @dataclass(frozen=True)
 class ContinuousAutoregressive(_Markov):
@@ -107,6 +113,9 @@ class ContinuousAutoregressive(_Markov):
 
     def natural(self, phi):
         return jnp.exp(-jnp.exp(-phi))
+
+    def from_natural(self, values):
+        return -jnp.log(-jnp.log(values))
 
 
 @dataclass(frozen=True)
@@ -149,6 +158,10 @@ class Exchangeable:
 
     def natural(self, phi):
         return (self.largest * jax.nn.sigmoid(phi) - 1) / (self.largest - 1)
+
+    def from_natural(self, values):
+        alone, together = 1 - values, 1 + (self.largest - 1) * values
+        return jnp.log(together / alone) - jnp.log(self.largest - 1.0)
 
 
 def _means(columns, codes, sizes, share):
@@ -239,6 +252,11 @@ class Unstructured(_ByOccasion):
         rows, cols = np.triu_indices(self.occasions, 1)
         return self.matrix(phi)[cols, rows]
 
+    def from_natural(self, values):
+        rows, cols = np.triu_indices(self.occasions, 1)
+        factor = cholesky(jnp.eye(self.occasions, dtype=values.dtype).at[cols, rows].set(values))
+        return (factor / jnp.diagonal(factor)[:, None])[np.tril_indices(self.occasions, -1)]
+
 
 @dataclass(frozen=True)
 class Toeplitz(_ByOccasion):
@@ -259,3 +277,6 @@ class Toeplitz(_ByOccasion):
 
     def natural(self, phi):
         return jnp.tanh(phi)
+
+    def from_natural(self, values):
+        return jnp.arctanh(values)

@@ -25,6 +25,9 @@ class Variance(Protocol):
     def natural(self, phi) -> Any:
         """(n_phi,) the parameters as they are reported."""
 
+    def from_natural(self, values) -> Any:
+        """The φ of such parameters."""
+
     def start(self, at, residuals) -> np.ndarray:
         """(n_phi,) φ where a fit begins, from what is left of y, (N,)."""
 
@@ -45,6 +48,9 @@ class Identified:
     def natural(self, phi):
         return jnp.exp(phi)
 
+    def from_natural(self, values):
+        return jnp.log(values)
+
     def start(self, at, residuals) -> np.ndarray:
         sums, counts = np.bincount(at, residuals**2, self.levels), np.bincount(at, residuals != 0, self.levels)
         log_sd = 0.5 * np.log(np.maximum(sums, 1e-300) / np.maximum(counts, 1))
@@ -62,6 +68,9 @@ class Power:
 
     def natural(self, phi):
         return phi
+
+    def from_natural(self, values):
+        return values
 
     def start(self, at, residuals) -> np.ndarray:
         return np.zeros(1)
@@ -132,8 +141,7 @@ class Residual:
 
     def split(self, phi) -> list[Any]:
         """φ of each structure."""
-        stops = np.cumsum([0, *(s.n_phi for s in self.structures)])
-        return [phi[..., a:b] for a, b in zip(stops, stops[1:], strict=False)]
+        return split(self.structures, phi)
 
     @property
     def occupied(self) -> tuple[Any, Any]:
@@ -174,4 +182,16 @@ class Residual:
 
     def natural(self, phi):
         """(k,) the parameters as they are reported."""
-        return jnp.concatenate([s.natural(p) for s, p in zip(self.structures, self.split(phi), strict=True)])
+        return natural(self.structures, phi)
+
+
+def split(structures: tuple[Any, ...], phi) -> list[Any]:
+    """φ (…, k) of each structure."""
+    stops = np.cumsum([0, *(s.n_phi for s in structures)])
+    return [phi[..., a:b] for a, b in zip(stops, stops[1:], strict=False)]
+
+
+def natural(structures: tuple[Any, ...], phi):
+    """(k,) the parameters of all structures as they are reported."""
+    own = [s.natural(p) for s, p in zip(structures, split(structures, phi), strict=True)]
+    return jnp.concatenate([*own, phi[:0]])

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from patsy import DesignInfo, PatsyError
 
+from ..core.blockwise import blockwise_pieces
 from ..core.crossprod import CrossProducts
 from ..core.estimate import Estimate
 from ..core.freedom import KenwardRogerPieces, SatterthwaitePieces, kenward_roger_pieces, satterthwaite_pieces
@@ -230,7 +231,8 @@ def freedom(estimate: Estimate, cp: CrossProducts, reml: bool, ddf: str | None) 
     if ddf == "residual" or nothing_to_know:
         return Freedom(vcov, nu)
     if ddf == "kenward-roger":
-        return kenward_roger(estimate.sigma, to_numpy(kenward_roger_pieces(estimate.theta, cp)))
+        pieces_of = kenward_roger_pieces if cp.unwhitened is None else blockwise_pieces
+        return kenward_roger(estimate.sigma, to_numpy(pieces_of(estimate.theta, cp)))
     pieces = to_numpy(satterthwaite_pieces(estimate.theta, estimate.sigma, cp, reml))
     found = satterthwaite(pieces, estimate.free)
     if not np.isfinite(found.parameters).all():
