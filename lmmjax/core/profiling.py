@@ -232,7 +232,7 @@ class HeldColumn:
 
 @dataclass(frozen=True)
 class HeldColumnOfRows:
-    """The same where rows are whitened for each φ: the held column is left out, as none would stay orthogonal to all else.
+    """The same where rows are whitened for each φ: no column stays orthogonal then, and the held one is left out.
 
     cp : without column j of X. column : (N,) it, in the positions of the rows.
     """
