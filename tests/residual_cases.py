@@ -25,12 +25,12 @@ CORRELATIONS = {
     "toeplitz": (Toeplitz(T, T - 1), 3),
     "bands": (Toeplitz(T, 1), 1),
 }
-NAMES = (*CORRELATIONS, "ident", "power", "ar1 ident", "un ident", "car1 power", "cs ident power")
-PLAIN = ("ar1", "cs", "un ident")
+NAMES = ("ar1", "car1", "cs", "un ident", "toeplitz", "bands", "car1 power", "cs ident power")
 
 
 def build(name: str, seed: int, terms: str = "group") -> Design:
-    """terms : "" for none, "group" for an intercept of the series, "crossed" for one that crosses them as well."""
+    """terms : "" for none, "group" for an intercept and a slope of the series, "crossed" for an effect that crosses
+    them as well, "related" for one of series that are correlated."""
     rng = np.random.default_rng(seed)
     order = rng.permutation(N)
     group, time = GROUP[order], TIME[order]
@@ -43,7 +43,9 @@ def build(name: str, seed: int, terms: str = "group") -> Design:
     X = np.column_stack([np.ones(N), rng.normal(size=N)])
     own = RandomTerm(np.column_stack([np.ones(N), rng.normal(size=N)]), group, len(SERIES), Template.full(2))
     other = RandomTerm(np.ones((N, 1)), rng.permutation(np.arange(N) % 3), 3, Template.full(1))
-    kept = {"": (), "group": (own,), "crossed": (own, other)}[terms]
+    root = np.linalg.cholesky(0.5 + 0.5 * np.eye(len(SERIES)))
+    related = RandomTerm(np.ones((N, 1)), group, len(SERIES), Template.full(1), root)
+    kept = {"": (), "group": (own,), "crossed": (own, other), "related": (other, related)}[terms]
     y = 3 + X @ rng.normal(size=2) + rng.normal(size=N)
     return Design(X, y, kept, rng.uniform(0.5, 2, N), rng.normal(size=N), residual)
 

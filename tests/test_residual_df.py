@@ -11,7 +11,7 @@ import lmmjax as lj
 
 # Kenward-Roger: the parameters τ of V, σ² the last, as functions that make R from them.
 MODELS = {
-    "ar1 ident": ("y ~ day + arm + (1 | id)", lj.ar1("day", "id") * lj.var_ident("arm")),
+    "ar1 ident": ("y ~ day + (1 | id)", lj.ar1("day", "id") * lj.var_ident("arm")),
     "cs power": ("y ~ day", lj.cs("id") * lj.var_power("v")),
     "un": ("y ~ arm + stage", lj.un("stage", "id")),
     "ident": ("y ~ day + (1 | arm) + (1 | id)", lj.var_ident("half")),

@@ -124,12 +124,15 @@ class CrossProducts:
 def cross_products(design: Design, plan: Plan | None = None, orthonormal: bool = False) -> CrossProducts:
     """Forms the cross-products of a design.
 
-    plan : from `make_plan`; needed under `jit` when there are several grouping factors.
+    plan : from `make_plan`, which must have seen the residual structure; needed under `jit` when there are several
+    grouping factors.
     orthonormal : work in an orthonormal basis of X (by QR) with y's projection on it removed. The criteria are the
     same functions; ill-conditioned X and large means lose no digits. Such products cannot be added.
     Warns with PrecisionWarning when float64 arrays meet a JAX that computes in 32 bits.
     """
     _check_precision(design)
+    if plan is not None and plan.n_phi != design.n_phi:
+        raise ValueError("the plan knows nothing of residual=: make_plan(design.terms, design.residual)")
     plan = make_plan(design.terms, design.residual) if plan is None else plan
     xp = namespace(design)
     root = None if design.weights is None else xp.sqrt(design.weights)
@@ -143,7 +146,6 @@ def cross_products(design: Design, plan: Plan | None = None, orthonormal: bool =
     rows = Rows(X, z, codes, design.y, root, design.offset)
     level_factors = tuple(design.terms[f.terms[0]].level_factor for f in plan.rest)
     unwhitened = None if design.residual is None else _unwhitened(design.residual, rows, plan, level_factors)
-    plan = replace(plan, n_phi=design.n_phi)
     unknown: Any = None
     blank = CrossProducts((), *(unknown,) * 4, basis, plan, None, level_factors, orthonormal, unwhitened)
     return _assemble(rows, blank)

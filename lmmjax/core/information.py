@@ -152,8 +152,12 @@ def _at(tree, index):
 def marginal(theta, cp: CrossProducts, directions: Callable, change):
     """log|V₀| and [X, y]ᵀV₀⁻¹[X, y] (p + 1, p + 1), in the basis of X, at D = TTᵀ + Σₐ changeₐ directionₐ.
 
-    V₀ = V/σ². directions : Factor → (k, P, P) symmetric. change : (k,). Its derivatives at zero are exact at any T.
+    V₀ = V/σ², with R = I: ValueError for a residual structure. directions : Factor → (k, P, P) symmetric. change :
+    (k,). Its derivatives at zero are exact at any T.
     """
+
+    if cp.unwhitened is not None:
+        raise ValueError("the expected information is not known with a residual structure: take the observed one")
 
     def moved(factor: Factor):
         return jnp.tensordot(change, directions(factor), 1)

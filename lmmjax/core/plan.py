@@ -120,12 +120,12 @@ def make_plan(terms: tuple[RandomTerm, ...], residual: Residual | None = None) -
     on the host); one factor does not. residual : a factor of which it correlates rows of different
     levels is left for the dense factorisation, as whitening mixes these rows; looked at on the host, too.
     """
-    templates = tuple(t.template for t in terms)
+    templates, n_phi = tuple(t.template for t in terms), 0 if residual is None else residual.n_phi
     groups = _group_terms(terms)
     mixed = tuple(f for f in groups if _mixes(terms[f.terms[0]], residual))  # blocks of no factor's own
     groups = [f for f in groups if f not in mixed]
     if len(groups) <= 1:
-        return Plan(templates, tuple(groups), mixed)
+        return Plan(templates, tuple(groups), mixed, n_phi=n_phi)
     codes = {f: np.asarray(terms[f.terms[0]].codes) for f in groups}
     chain = _longest_chain(groups, codes)
     rest = tuple(f for f in groups if f not in chain) + mixed
@@ -133,7 +133,7 @@ def make_plan(terms: tuple[RandomTerm, ...], residual: Residual | None = None) -
     correlated = residual is not None and residual.correlation is not None
     sparse = rest and not mixed and not correlated and not _prefer_dense(chain, rest, codes)
     crossings = _crossings(chain, rest, codes) if sparse else ()
-    return Plan(templates, chain, rest, parents, crossings)
+    return Plan(templates, chain, rest, parents, crossings, n_phi)
 
 
 def parents_of(chain: tuple[Factor, ...], codes: list[np.ndarray]) -> tuple[np.ndarray, ...]:
