@@ -52,7 +52,8 @@ def given_theta(fit: Fit) -> np.ndarray | None:
 
 @dataclass(frozen=True, eq=False)
 class BatchFit:
-    """Fits of one model to B responses. theta (B, m), beta (B, p), sigma, criterion, status (B,): NumPy arrays.
+    """Fits of one model to B responses. theta (B, m), with φ of a residual structure behind it, beta (B, p), sigma,
+    criterion, status (B,): NumPy arrays.
 
     A response that could not be fitted keeps its place and its `status`, an index of `core.STATUS`.
     """

@@ -156,7 +156,7 @@ class Residual:
     def restore(self, placed, n: int):
         """(n, c) rows from their positions."""
         rows = self.rows if self.real is None else jnp.where(self.real, self.rows, n)
-        return jnp.zeros((n, placed.shape[1]), placed.dtype).at[rows].set(placed, mode="drop", unique_indices=False)
+        return jnp.zeros((n, placed.shape[1]), placed.dtype).at[rows].set(placed, mode="drop")
 
     def log_sd(self, phi):
         """(N,) log s."""
