@@ -290,7 +290,7 @@ def profile(fit: Fit, parameters: Any = None, level: float = 0.99) -> Profile:
     open_ = [p for p in wanted if _has_profile(fit, p)]
     if parameters is not None and len(open_) < len(wanted):
         missing = ", ".join(p.name for p in wanted if p not in open_)
-        raise DataError(f"{missing}: functions of other parameters, for which there is no profile")
+        raise DataError(f"{missing}: functions of other parameters (covariance= or residual=): no profile")
     likelihood = Likelihood(fit)
     curves = {p.name: Curve(likelihood, p) for p in open_}
     return Profile(curves, level, _note(fit, curves, len(wanted) - len(open_)))
