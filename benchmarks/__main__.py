@@ -5,7 +5,7 @@ import importlib
 
 from . import report
 
-WORKLOADS = ("cold", "small", "insteval", "derivatives", "batch", "inference", "calibration")
+WORKLOADS = ("cold", "small", "insteval", "derivatives", "batch", "inference", "gibbs", "calibration", "sbc")
 
 
 def main() -> None:

@@ -43,6 +43,13 @@ _HOME = {
     "vcov_cr": "diagnostics.influence",
     "cross_validate": "diagnostics.influence",
     "identifiability": "diagnostics.identifiability",
+    "gibbs": "bayes.gibbs",
+    "nuts": "bayes.numpyro_model",
+    "numpyro_model": "bayes.numpyro_model",
+    "priors": "bayes.model",
+    "compare_posterior": "bayes.posterior",
+    "posterior_predictive": "bayes.posterior",
+    **dict.fromkeys(("HalfT", "InverseGamma", "InverseWishart", "Normal", "Priors"), "bayes.priors"),
     "float64": "precision",
     "enable_compilation_cache": "cache",
     **dict.fromkeys(
@@ -57,6 +64,17 @@ if TYPE_CHECKING:
     from . import core as core
     from . import datasets as datasets
     from . import plots as plots
+    from .bayes.gibbs import gibbs as gibbs
+    from .bayes.model import priors as priors
+    from .bayes.numpyro_model import numpyro_model as numpyro_model
+    from .bayes.numpyro_model import nuts as nuts
+    from .bayes.posterior import compare_posterior as compare_posterior
+    from .bayes.posterior import posterior_predictive as posterior_predictive
+    from .bayes.priors import HalfT as HalfT
+    from .bayes.priors import InverseGamma as InverseGamma
+    from .bayes.priors import InverseWishart as InverseWishart
+    from .bayes.priors import Normal as Normal
+    from .bayes.priors import Priors as Priors
     from .cache import enable_compilation_cache as enable_compilation_cache
     from .diagnostics.identifiability import identifiability as identifiability
     from .diagnostics.influence import cross_validate as cross_validate

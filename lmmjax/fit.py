@@ -86,7 +86,7 @@ class Fit:
     def varcorr(self) -> pd.DataFrame:
         """Variances and covariances: group, name1, name2 (missing for a variance), vcov, sdcor (sd or correlation)."""
         rows: list[tuple] = []
-        for group, columns, t in zip(self.term_names, self._columns, self.templates, strict=True):
+        for group, columns, t in zip(self.schema.term_names, self._columns, self.templates, strict=True):
             rows += varcorr_rows(group, columns, self.sigma * t)
         rows.append(("Residual", None, None, self.sigma**2, self.sigma))
         return pd.DataFrame(rows, columns=["group", "name1", "name2", "vcov", "sdcor"])
@@ -96,16 +96,6 @@ class Fit:
         """Tᵢ(θ̂) of each term, (pᵢ, pᵢ)."""
         slices = self.cross_products.plan.theta_slices()
         return [t.template(self.theta[s]) for t, s in zip(self.design.terms, slices, strict=True)]
-
-    @property
-    def term_names(self) -> list[str]:
-        """The grouping factor of each term; a second term on one factor is `g.1`, as in lme4."""
-        seen: dict[str, int] = {}
-        names = []
-        for g in self.schema.groups:
-            count = seen[g.group] = seen.get(g.group, -1) + 1
-            names.append(f"{g.group}.{count}" if count else g.group)
-        return names
 
     @property
     def _columns(self) -> list[list[str]]:
@@ -176,7 +166,7 @@ class Fit:
         """The combinations of random-effects columns that have no variance."""
         found: list[str] = []
         for term, t, columns, group in zip(
-            self.design.terms, self.templates, self._columns, self.term_names, strict=True
+            self.design.terms, self.templates, self._columns, self.schema.term_names, strict=True
         ):
             rms = np.sqrt(np.mean(term.x**2, 0))
             found += vanished_directions(t, np.where(rms > 0, rms, 1), columns, group)

@@ -29,7 +29,10 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 import jax  # noqa: E402
 
 # The longest files, longest first: two workers that take file after file should end together.
-LONGEST = "core_implicit reference batch examples bootstrap core_templates core_information core_derivatives".split()
+LONGEST = (
+    "examples core_implicit reference batch profile lrt core_templates bootstrap core_information batch_fit "
+    "batch_devices core_derivatives batch_reference"
+).split()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

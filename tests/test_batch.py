@@ -38,8 +38,10 @@ from lmmjax.core import (
 
 B = 12
 BETA = np.array([1.0, -2.0, 0.5])
-# Every elimination plan once: a batch compiles for seconds.
-PLANS = tuple(n for n in ALL if n not in ("vector 3", "diagonal", "crossed vectors, sparse", "long mix, sparse"))
+# Every elimination plan once, as a batch compiles for seconds: "mix" is the chain of "nested 3" and the dense rest of
+# "crossed vectors".
+LEFT_OUT = ("vector 3", "diagonal", "mix", "crossed vectors, sparse", "long mix, sparse")
+PLANS = tuple(n for n in ALL if n not in LEFT_OUT)
 SOME = ("scalar", "vector 2", "crossed", "crossed, sparse")
 some = pytest.mark.parametrize("name", SOME)
 by_both = pytest.mark.parametrize("reml", [True, False])
@@ -195,7 +197,7 @@ def test_never_above_a_grid(name, reml):
 # ----------------------------------------------------------------------------------------- how the work is cut
 
 
-@some
+@pytest.mark.parametrize("name", ["vector 2", "crossed, sparse"])
 def test_chunks_do_not_matter(name):
     _, cp, Y = case(name)
     assert_same(estimate_many(cp, Y, memory=2**14), batch(name, True))
@@ -219,11 +221,11 @@ def test_no_response_at_all():
 
 
 def test_a_memmap_is_an_array(tmp_path):
-    _, cp, Y = case("vector 2")
+    _, cp, Y = case("scalar")
     np.save(tmp_path / "y.npy", Y)
     mapped = np.load(tmp_path / "y.npy", mmap_mode="r")
-    for memory in (2**14, 2**28):
-        assert_same(estimate_many(cp, mapped, memory=memory), batch("vector 2", True))
+    for memory in (2**14, 2**28):  # in chunks and whole
+        assert_same(estimate_many(cp, mapped, memory=memory), batch("scalar", True))
 
 
 def test_the_hook_sees_compilations():
@@ -252,7 +254,7 @@ def three_parts(e: Estimate) -> dict:
     return {"u": e.u, "ratio": e.beta[0] / e.sigma, "vcov": e.sigma**2 * e.unscaled_vcov}
 
 
-@pytest.mark.parametrize("name", ["no term", "vector 2", "crossed"])
+@pytest.mark.parametrize("name", ["no term", "crossed"])
 @by_both
 def test_keep_is_any_function_of_an_estimate(name, reml):
     """What it gives belongs to the θ that is reported."""
@@ -274,6 +276,7 @@ def test_what_keep_sees_is_a_whole_estimate():
     at = [profile(t, cp.with_response(y)) for t, y in zip(found.theta, Y, strict=True)]
     for part in ("prss", "log_l", "log_rx", "deviance", "unscaled_vcov"):
         close(getattr(found.kept, part), stacked(at, part), 1e-10)
+    close(found.kept.u[0], np.stack([e.u[0] for e in at]), 1e-8)
     close(found.kept.scale, stacked(loop("vector 2", True), "scale"), 1e-12)
     assert np.max(np.abs(found.kept.gradient / found.kept.scale)) < 0.01
 

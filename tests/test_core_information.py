@@ -42,7 +42,7 @@ def expected(changes, p):
     return np.array([[0.5 * np.sum(a * b.T) for b in turned] for a in turned])
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", ["two terms", "crossed vectors", "mix, sparse"])  # JAX's Hessian compiles for seconds
 def test_observed_is_half_the_hessian(name):
     design = build(name, 3)
     cp = products(name, design)

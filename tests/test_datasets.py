@@ -17,7 +17,7 @@ from lmmjax.datasets import psid
 from lmmjax.errors import DataError
 
 IN_PACKAGE = [name for name in datasets.available() if name != "psid"]
-REAL = [name for name in IN_PACKAGE if name != "soybean_sim"]
+REAL = [name for name in IN_PACKAGE if name not in ("soybean_sim", "one_way")]
 RESPONSE_SUMS = {
     "pulp": ("bright", 1208.0),
     "irrigation": ("yield", 643.6),
@@ -28,6 +28,7 @@ RESPONSE_SUMS = {
     "Penicillin": ("diameter", 3308.0),
     "Pastes": ("strength", 3603.2),
     "cake": ("angle", 8673.0),
+    "one_way": ("y", 313.355443),
 }
 SOYBEAN_SUM, SOYBEAN_PLOT_CODES = -121.084492, 330331
 

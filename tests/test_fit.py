@@ -78,7 +78,7 @@ def test_order_of_terms():
     fit = bundled("schools")
     other = lj.lmer("y ~ 1 + (1|rater) + (1|school) + (1|class:school)", dataset("bundled", "schools"))
     same_fit(other, fit)
-    assert other.term_names == fit.term_names == ["class:school", "school", "rater"]
+    assert other.schema.term_names == fit.schema.term_names == ["class:school", "school", "rater"]
 
 
 @both
@@ -325,7 +325,7 @@ def test_several_terms_on_one_factor_stand_side_by_side():
     effects = fit.ranef(cond_var=True)
     assert list(effects) == ["Subject"]
     assert list(effects["Subject"].columns) == ["Intercept", "Days"]
-    assert fit.term_names == ["Subject", "Subject.1"]
+    assert fit.schema.term_names == ["Subject", "Subject.1"]
     assert fit.varcorr["group"].tolist() == ["Subject", "Subject.1", "Residual"]
     assert effects.cond_var["Subject"].shape == (18, 2, 2)
     assert np.abs(effects.cond_var["Subject"][:, 0, 1]).min() > 0  # a priori apart, not given y
@@ -423,13 +423,13 @@ def test_the_direction_without_variance_is_named(name, reml):
     fit = bundled(name, reml)
     assert fit.is_singular
     (note,) = fit.summary().notes
-    named = {name: [] for name in fit.term_names}
+    named = {name: [] for name in fit.schema.term_names}
     for sentence in fit.certificate_of_boundary:
         assert sentence in note
         assert f"no variance: {sentence}" in str(fit.certificate)
         text, group = sentence.split(" within ")
         named[group].append(text)
-    for group, columns, t in zip(fit.term_names, fit.schema.groups, fit.templates, strict=True):
+    for group, columns, t in zip(fit.schema.term_names, fit.schema.groups, fit.templates, strict=True):
         assert len(named[group]) == len(t) - np.linalg.matrix_rank(t, tol=1e-4)
         for text in named[group]:
             weights = combination(text, list(columns.columns))

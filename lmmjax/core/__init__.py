@@ -35,6 +35,7 @@ __all__ = [
     "estimate_designs",
     "estimate_many",
     "expansion",
+    "gibbs_kernel",
     "indicator",
     "information",
     "khatri_rao",
@@ -53,6 +54,7 @@ __all__ = [
 _HOME = {
     **dict.fromkeys(("Estimates", "estimate_many"), "batch"),
     "estimate_designs": "designs",
+    "gibbs_kernel": "gibbs",
     **dict.fromkeys(
         ("cholesky_blocks", "indicator", "khatri_rao", "random_matrix", "relative_factor", "term_matrix"), "matrices"
     ),
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
     from .batch import Estimates as Estimates
     from .batch import estimate_many as estimate_many
     from .designs import estimate_designs as estimate_designs
+    from .gibbs import gibbs_kernel as gibbs_kernel
     from .matrices import cholesky_blocks as cholesky_blocks
     from .matrices import indicator as indicator
     from .matrices import khatri_rao as khatri_rao

@@ -192,11 +192,12 @@ def _scale_rows(theta, plan: Plan, matrix):
     return jnp.concatenate([*parts, matrix[start:]])
 
 
-def back_substitute(theta, cp: CrossProducts, eliminated: Eliminated, rest_x):
+def back_substitute(theta, cp: CrossProducts, eliminated: Eliminated, rest_x, noise=None):
     """Effects of every factor from the dense solution.
 
-    rest_x : (q_R + p,) the spherical effects of the rest and the coefficients of X in its basis. Returns per factor,
-    chain then rest, b and u (ℓ, P); the chain's with r = Zᵀ(y − Xβ − Z_other b): b = W r and u = Tᵀ(r − G b).
+    rest_x : (q_R + p,) the spherical effects of the rest and the coefficients of X in its basis. noise : per chain
+    factor (ℓ, P), to be added to u. Returns per factor, chain then rest, b and u (ℓ, P); the chain's, but for noise,
+    with r = Zᵀ(y − Xβ − Z_other b): b = W r and u = Tᵀ(r − G b).
     """
     plan, k = cp.plan, len(cp.plan.chain)
     rest, start = [], 0
@@ -215,7 +216,8 @@ def back_substitute(theta, cp: CrossProducts, eliminated: Eliminated, rest_x):
             effects = b_rest[crossing.column, None]
             r = r - segment_outer(own.entries, effects, crossing.level, plan.chain[s].n_levels)[..., 0]
         b = matmul(own.w, r[..., None])[..., 0]
-        chain.insert(0, (b, (r - matmul(own.gram, b[..., None])[..., 0]) @ t))
+        u = (r - matmul(own.gram, b[..., None])[..., 0]) @ t
+        chain.insert(0, (b, u) if noise is None else (b + noise[s] @ t.T, u + noise[s]))
     mixed = [
         (b if of_levels is None else of_levels @ b, u) for (b, u), of_levels in zip(rest, cp.level_factors, strict=True)
     ]

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import jax
@@ -97,11 +97,10 @@ class Template:
         """T(θ), (p, p), from θ (n_theta,), or stacks of both; NumPy in, NumPy out."""
         if self.filled:
             return self.fn(theta)
-        fn = self.fn if theta.ndim == 1 else jax.vmap(self.fn)
         if not isinstance(theta, np.ndarray):
-            return fn(theta)
+            return self.fn(theta) if theta.ndim == 1 else jax.vmap(self.fn)(theta)
         with float64():
-            return np.asarray(fn(jnp.asarray(theta)))
+            return np.asarray(_whole(self.fn, theta.ndim > 1)(jnp.asarray(theta)))
 
     @cached_property
     def basis(self) -> np.ndarray:
@@ -109,7 +108,7 @@ class Template:
         if self.filled:
             return self.fn.basis
         with jax.ensure_compile_time_eval(), float64():
-            return np.asarray(jnp.moveaxis(jax.jacfwd(self.fn)(jnp.array(self.start)), -1, 0))
+            return np.moveaxis(np.asarray(jax.jit(jax.jacfwd(self.fn))(jnp.array(self.start))), -1, 0)
 
     def reach(self, theta):
         """(n_theta,) ‖∂T/∂θⱼ Tᵀ‖: zero where the covariance TTᵀ does not move with θⱼ. Where T is linear it is the norm
@@ -167,6 +166,12 @@ class Filled:
 
     def __call__(self, theta):
         return namespace(theta).tensordot(theta, self.basis.astype(theta.dtype), 1)
+
+
+@lru_cache(maxsize=64)
+def _whole(fn: Any, stacked: bool) -> Any:
+    """fn, or its vmap, in one compilation: operation by operation JAX would compile each."""
+    return jax.jit(jax.vmap(fn) if stacked else fn)
 
 
 @dataclass(frozen=True)

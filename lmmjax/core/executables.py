@@ -20,6 +20,7 @@ from jax.experimental.serialize_executable import deserialize_and_load, serializ
 
 DIGEST = 32  # bytes of SHA-256 before each executable: a damaged file is never loaded
 CONFIG: Any = jax.config
+SETTINGS = ("XLA_FLAGS", "JAX_DISABLE_MOST_OPTIMIZATIONS")  # of the environment, that change what is compiled
 _ADDRESS = " at 0x"  # in the text of a static argument that another process would print otherwise
 
 
@@ -40,7 +41,11 @@ def load_or_compile(jitted: Any, function: Callable, options: Any, shapes: Any, 
     place = folder()
     if place is None or _ADDRESS in str(shapes):
         return jitted
-    names = (function.__module__, function.__qualname__, options, str(shapes), CONFIG.jax_enable_x64)
+    settings = (
+        CONFIG.jax_enable_x64,
+        *(os.environ.get(name) for name in ("XLA_FLAGS", "JAX_DISABLE_MOST_OPTIMIZATIONS")),
+    )
+    names = (function.__module__, function.__qualname__, options, str(shapes), *settings)
     file = place / hashlib.sha256(repr((_machine(), names)).encode()).hexdigest()
     trees = jax.tree.structure((args, kwargs)), jax.tree.structure(0)
     if (kept := _load(file, trees)) is not None:

@@ -186,6 +186,14 @@ SOYBEAN_SIM = DataSet(
     "simulated by lmmjax.datasets.soybean with a fixed seed; sd 0.22 (plot), 0.13 (disk), 0.73 (residual)",
     "Apache-2.0, with the package",
 )
+ONE_WAY = DataSet(
+    "one_way",
+    "the simulated example of the lecture notes' Gibbs sampler: seven subjects, mean 2, effects -3 to 3, variance 1",
+    158,
+    (Column("y", FLOAT, "response (simulated, no unit)"), Column("subject", FACTOR, "subject", _numbered(7))),
+    "simulated by R 4.2 with set.seed(13) as in the notes: T <- rpois(7, 20), then rnorm(T[i], 2 + a[i], 1) by subject",
+    "simulated numbers carry no licence",
+)
 
 REGISTRY = {
     data_set.name: data_set
@@ -201,5 +209,6 @@ REGISTRY = {
         PASTES,
         CAKE,
         SOYBEAN_SIM,
+        ONE_WAY,
     )
 }

@@ -117,6 +117,16 @@ class Schema:
         return summarise(self.fixed, (o.factor for o in self.offsets), self.rows)
 
     @property
+    def term_names(self) -> list[str]:
+        """The grouping factor of each random term; a second term on one factor is `g.1`, as in lme4."""
+        seen: dict[str, int] = {}
+        names = []
+        for g in self.groups:
+            count = seen[g.group] = seen.get(g.group, -1) + 1
+            names.append(f"{g.group}.{count}" if count else g.group)
+        return names
+
+    @property
     def fixed_names(self) -> list[str]:
         """patsy's names of the fixed-effects columns, in R's order of terms."""
         return self.fixed.names

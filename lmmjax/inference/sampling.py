@@ -43,22 +43,25 @@ class Chunks:
     n: int
     size: int
     progress: bool = False
+    unit: str = " fits"
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        with tqdm(total=self.n, unit=" fits", disable=not self.progress) as bar:
+        with tqdm(total=self.n, unit=self.unit, disable=not self.progress) as bar:
             for first in range(0, self.n, self.size):
                 count = min(self.size, self.n - first)
                 yield first, count
                 bar.update(count)
 
 
-def chunks(n: int, bytes_each: int, memory: int, progress: bool = False, largest: int = LARGEST) -> Chunks:
+def chunks(
+    n: int, bytes_each: int, memory: int, progress: bool = False, largest: int = LARGEST, unit: str = " fits"
+) -> Chunks:
     """Chunks of a power of two, so that few shapes are ever compiled, and of which little is waste."""
     most = max(1, min(largest, memory // max(1, bytes_each)))
     size = 2 ** (int(most).bit_length() - 1)
     while size > SMALLEST and -n % size > n // 8:
         size //= 2
-    return Chunks(n, size, progress)
+    return Chunks(n, size, progress, unit)
 
 
 def response_bytes(design: Design) -> int:

@@ -1,0 +1,1 @@
+"""Bayesian fits: priors, Gibbs sampling, the same model in NumPyro, and what to do with the draws."""
