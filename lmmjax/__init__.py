@@ -7,9 +7,11 @@ __version__ = "0.1.0"
 
 # No module may have the name of a public function: importing it would hide the function.
 _HOME = {
-    "lmer": "fit",
-    "lm": "fit",
+    "lmer": "models",
+    "lm": "models",
+    "gls": "models",
     "Fit": "fit",
+    **dict.fromkeys(("ar1", "car1", "cs", "un", "toeplitz", "var_ident", "var_power"), "formula.residual"),
     "refit": "refitting",
     "refit_many": "refitting",
     "BatchFit": "refitting",
@@ -88,8 +90,13 @@ if TYPE_CHECKING:
     from .errors import LmmError as LmmError
     from .errors import PrecisionWarning as PrecisionWarning
     from .fit import Fit as Fit
-    from .fit import lm as lm
-    from .fit import lmer as lmer
+    from .formula.residual import ar1 as ar1
+    from .formula.residual import car1 as car1
+    from .formula.residual import cs as cs
+    from .formula.residual import toeplitz as toeplitz
+    from .formula.residual import un as un
+    from .formula.residual import var_ident as var_ident
+    from .formula.residual import var_power as var_power
     from .inference.anova import anova as anova
     from .inference.bootstrap import bootstrap as bootstrap
     from .inference.bootstrap_lrt import bootstrap_lrt as bootstrap_lrt
@@ -114,6 +121,9 @@ if TYPE_CHECKING:
     from .inference.wald import kr_compare as kr_compare
     from .inference.wald import linear_test as linear_test
     from .inference.welch import welch_test as welch_test
+    from .models import gls as gls
+    from .models import lm as lm
+    from .models import lmer as lmer
     from .precision import float64 as float64
     from .refitting import BatchFit as BatchFit
     from .refitting import refit as refit

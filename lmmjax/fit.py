@@ -1,4 +1,4 @@
-"""lmer() and lm(): formula and data in, a Fit out."""
+"""Fit: a fitted model with its names, and what a design and its names become."""
 
 import warnings
 from dataclasses import dataclass
@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from patsy import EvalEnvironment
 
 from .certificate import Certificate, certify, vanished_directions
 from .core.criterion import expansion
@@ -16,12 +15,12 @@ from .core.design import Design
 from .core.effects import conditional_variances, leverages, linear_predictor
 from .core.estimate import Estimate, estimate
 from .core.optimize import CONVERGED, FIXED, STATUS
-from .errors import ConvergenceWarning, DroppedWarning, FormulaError
-from .formula import Schema, build
-from .guard import advice, caller, check_residual, check_response, checked_theta
+from .errors import ConvergenceWarning, DroppedWarning
+from .formula import Schema
+from .guard import advice, caller, check_independent, check_residual, check_response, checked_theta
 from .inference.df import freedom, t_tails
 from .precision import float64, in_float64, to_numpy
-from .predict import predict
+from .predict import predict, standardised
 from .tables import Summary, quantile_lines, varcorr_rows
 
 TITLES = {
@@ -29,7 +28,7 @@ TITLES = {
     "kenward-roger": "Kenward-Roger's method",
     "residual": "residual degrees of freedom",
 }
-RESIDUALS = ("response", "pearson", "scaled")
+RESIDUALS = ("response", "pearson", "scaled", "normalized")
 
 
 class RandomEffects(dict):
@@ -54,7 +53,18 @@ class Fit:
     @property
     def theta(self) -> np.ndarray:
         """(m,) lower triangles of the relative covariance factors, column by column, in lme4's order of terms."""
-        return self.estimate.theta
+        return self.estimate.theta[: self.design.n_theta]
+
+    @cached_property
+    @in_float64
+    def phi(self) -> pd.Series:
+        """Parameters of the residual structure by name: correlations, ratios of standard deviations and powers; empty
+        without one."""
+        structure, fitted = self.design.residual, self.schema.residual
+        if structure is None or fitted is None:
+            return pd.Series([], [], dtype=float, name="estimate")
+        free = self.estimate.theta[self.design.n_theta :]
+        return pd.Series(to_numpy(structure.natural(free)), list(fitted.names), name="estimate")
 
     @property
     def sigma(self) -> float:
@@ -98,13 +108,18 @@ class Fit:
 
     @property
     def df(self) -> int:
-        """Parameters: fixed effects, θ and σ."""
-        return self.design.p + self.design.n_theta + 1
+        """Parameters: fixed effects, θ, those of the residual structure and σ."""
+        return self.design.p + len(self.estimate.theta) + 1
 
     @property
     def df_resid(self) -> int:
         """n minus the number of parameters, σ among them where there are random effects, as in R."""
-        return self.nobs - self.df + (not self.design.terms)
+        return self.nobs - self.df + self.is_lm
+
+    @property
+    def is_lm(self) -> bool:
+        """Whether V is σ²W⁻¹: neither random effects nor a residual structure."""
+        return not self.design.terms and self.design.residual is None
 
     @property
     def deviance(self) -> float:
@@ -115,12 +130,13 @@ class Fit:
     def reml_criterion(self) -> float:
         """Profiled REML criterion at θ̂, also of an ML fit."""
         e, nu = self.estimate, self.nobs - self.design.p
-        return float(e.log_l + e.log_rx - self.cross_products.log_weights + nu * (1 + np.log(2 * np.pi * e.prss / nu)))
+        of_sigma = nu * np.log(e.prss / nu) - self.nobs * np.log(e.prss / self.nobs)
+        return float(e.deviance + e.log_rx + of_sigma - self.design.p * (1 + np.log(2 * np.pi)))
 
     @property
     def loglik(self) -> float:
         """Log-likelihood; the restricted one of a REML fit, the full one of `lm`, as in R."""
-        return -0.5 * (self.reml_criterion if self.reml and self.design.terms else self.deviance)
+        return -0.5 * (self.reml_criterion if self.reml and not self.is_lm else self.deviance)
 
     @property
     def aic(self) -> float:
@@ -136,7 +152,7 @@ class Fit:
     @in_float64
     def dic(self) -> float:
         """2·deviance of the ML fit + 2 log-likelihood of this one: what R's arm::display prints as DIC."""
-        theta = self.theta if int(self.estimate.status) == FIXED else None
+        theta = self.estimate.theta if int(self.estimate.status) == FIXED else None
         deviance = estimate(self.cross_products, reml=False, theta=theta).criterion if self.reml else self.deviance
         return 2 * float(deviance) + 2 * self.loglik
 
@@ -187,7 +203,7 @@ class Fit:
     @in_float64
     def _conditional_variances(self) -> dict[str, np.ndarray]:
         plan = self.cross_products.plan
-        blocks = to_numpy(conditional_variances(self.theta, self.cross_products))
+        blocks = to_numpy(conditional_variances(self.estimate.theta, self.cross_products))
         factors = plan.chain + plan.rest
         names = [self.schema.groups[f.terms[0]].group for f in factors]
         return {n: self.sigma**2 * v for n, v in zip(names, blocks, strict=True)}
@@ -209,11 +225,16 @@ class Fit:
     @cached_property
     @in_float64
     def hatvalues(self) -> np.ndarray:
-        """(n,) leverages: the derivative of each fitted value in its own response, at θ̂ held, as lme4's hatvalues."""
+        """(n,) leverages: the derivative of each fitted value in its own response, at θ̂ held, as lme4's hatvalues.
+
+        Raises DataError for a fit with a residual structure.
+        """
+        check_independent(self.schema, "leverages")
         return to_numpy(leverages(self.theta, self.cross_products))
 
     def resid(self, kind: str = "response", re_form: str | None = None) -> np.ndarray:
-        """(n,) y − fitted; `pearson` times √weights, `scaled` divided by σ̂ as well.
+        """(n,) y − fitted; `pearson` times √weights and over the ratios of standard deviations of a residual structure,
+        `scaled` divided by σ̂ as well, `normalized` also freed of the residuals' correlations.
 
         re_form : as in `predict`, which random effects are part of the fitted values: all by default, "~0" none
         (marginal residuals), "~(1|g)" those.
@@ -223,14 +244,18 @@ class Fit:
         residuals = self.design.y - (self.fitted if re_form is None else self.predict(re_form=re_form))
         if kind != "response" and self.design.weights is not None:
             residuals = residuals * np.sqrt(self.design.weights)
-        return residuals / self.sigma if kind == "scaled" else residuals
+        if kind != "response" and self.design.residual is not None:
+            free = self.estimate.theta[self.design.n_theta :]
+            residuals = standardised(self.design.residual, free, residuals, kind == "normalized")
+        return residuals / self.sigma if kind in ("scaled", "normalized") else residuals
 
     def predict(self, newdata: Any = None, re_form: str | None = None, allow_new_levels: bool = False) -> np.ndarray:
         """Predicted means, (rows,).
 
         newdata : a table; None predicts the rows of the fit. re_form : None uses all random effects, "~0" none, and
         for example "~(1|g)" those. allow_new_levels : give levels that the fit has not seen the effect zero instead of
-        raising DataError.
+        raising DataError. Where residuals are correlated and re_form is None, new rows of a group that the fit has seen
+        are predicted from its residuals too: the best linear prediction of their responses, of prior weight one.
         """
         return predict(self.schema, self.design, self.estimate, newdata, re_form, allow_new_levels)
 
@@ -250,16 +275,19 @@ class Fit:
             sizes=self._sizes(),
             coefficients=self._coefficients(ddf),
             notes=tuple(self._notes()),
+            structure="" if self.schema.residual is None else repr(self.schema.residual.structure),
+            phi=self.phi,
         )
 
     @property
     def _title(self) -> str:
-        if not self.design.terms:
+        if self.is_lm:
             return "Linear model"
-        return f"Linear mixed model fit by {'REML' if self.reml else 'maximum likelihood'}"
+        kind = "Linear mixed model" if self.design.terms else "Generalized least squares"
+        return f"{kind} fit by {'REML' if self.reml else 'maximum likelihood'}"
 
     def _criteria(self) -> pd.Series:
-        if self.reml and self.design.terms:
+        if self.reml and not self.is_lm:
             return pd.Series({"REML criterion": self.reml_criterion})
         names = {"AIC": self.aic, "BIC": self.bic, "logLik": self.loglik, "deviance": self.deviance}
         return pd.Series({**names, "df.resid": self.df_resid})
@@ -299,60 +327,6 @@ class Fit:
         return self.summary()._repr_html_()
 
 
-def lmer(
-    formula: str,
-    data: Any,
-    reml: bool = True,
-    weights: Any = None,
-    offset: Any = None,
-    contrasts: Any = None,
-    subset: Any = None,
-    na_action: str = "omit",
-    theta: Any = None,
-    relmat: Any = None,
-    covariance: Any = None,
-) -> Fit:
-    """Fits a linear mixed model.
-
-    formula : lme4's, for example "y ~ x + (x | g)"; names that are no columns are looked up where lmer was called.
-    data : pandas or polars DataFrame, or a dict of arrays. reml : minimise the REML criterion, else the ML deviance.
-    weights : prior weights, which divide a row's residual variance. offset : added to the linear predictor; both as
-    arrays or column names. contrasts : "sum", "helmert", … or a dict by column. subset : booleans or a condition.
-    na_action : "omit" rows with missing values (counted in the summary) or "raise". theta : (m,) fixes the relative
-    covariance parameters. relmat : known covariances between levels (kinship, distance) by grouping factor,
-    {"animal": A}: a DataFrame labelled by the levels, or an array in their order. covariance : by grouping factor what
-    the covariance between a term's columns is: "full", "diagonal", "compound_symmetry", "ar1", a `core.Template`, or a
-    function from the number of columns to one.
-    Raises FormulaError and DataError, naming the culprit; warns with ConvergenceWarning.
-    """
-    options = {"weights": weights, "offset": offset, "contrasts": contrasts, "subset": subset, "na_action": na_action}
-    related = {"relmat": relmat, "covariance": covariance}
-    schema, design = build(formula, data, env=EvalEnvironment.capture(1), **options, **related)
-    if not design.terms:
-        raise FormulaError(f"{formula!r} has no random-effects term: add one such as (1 | g), or use lm()")
-    return fit_design(schema, design, reml, theta)
-
-
-def lm(
-    formula: str,
-    data: Any,
-    weights: Any = None,
-    offset: Any = None,
-    contrasts: Any = None,
-    subset: Any = None,
-    na_action: str = "omit",
-) -> Fit:
-    """Fits a linear model without random effects on the same code path; arguments as in `lmer`.
-
-    As R's lm: σ̂ and the standard errors divide by n − p, the log-likelihood is the full one.
-    """
-    options = {"weights": weights, "offset": offset, "contrasts": contrasts, "subset": subset, "na_action": na_action}
-    schema, design = build(formula, data, env=EvalEnvironment.capture(1), **options)
-    if design.terms:
-        raise FormulaError(f"{formula!r} has random-effects terms: use lmer()")
-    return fit_design(schema, design, reml=True)
-
-
 def fit_design(schema: Schema, design: Design, reml: bool, theta: Any = None) -> Fit:
     """Estimates a design whose names are known already. Raises and warns as `lmer`."""
     check_response(schema.response, design.y)
@@ -360,6 +334,8 @@ def fit_design(schema: Schema, design: Design, reml: bool, theta: Any = None) ->
         text = f"X is rank deficient: left out {', '.join(schema.dropped)}, which other columns determine"
         warnings.warn(text, DroppedWarning, stacklevel=caller())
     with float64():
+        if design.residual is not None and not design.terms:
+            design = design.replace(residual=design.residual.started(_of_least_squares(design)))
         cp = cross_products(design, orthonormal=True)
     return fit_cross_products(schema, design, cp, reml, theta)
 
@@ -367,9 +343,17 @@ def fit_design(schema: Schema, design: Design, reml: bool, theta: Any = None) ->
 @in_float64
 def fit_cross_products(schema: Schema, design: Design, cp: CrossProducts, reml: bool, theta: Any = None) -> Fit:
     """The same from cross-products."""
-    fixed = None if theta is None else checked_theta(theta, design.n_theta)
+    fixed = None if theta is None else checked_theta(theta, design.n_theta + design.n_phi)
     fit = Fit(schema, design, cp, to_numpy(estimate(cp, reml=reml, theta=fixed)), reml)
     check_residual(schema, design.y, float(cp.response.yy), fit.estimate)
     if not fit.converged:
         warnings.warn(advice(fit.estimate), ConvergenceWarning, stacklevel=caller())
     return fit
+
+
+def _of_least_squares(design: Design) -> np.ndarray:
+    """(n,) √w (y − offset − Xβ̂), β̂ by weighted least squares."""
+    root = np.ones(design.n) if design.weights is None else np.sqrt(design.weights)
+    y = (design.y if design.offset is None else design.y - design.offset) * root
+    q = np.linalg.qr(design.X * root[:, None])[0]
+    return y - q @ (q.T @ y)

@@ -30,6 +30,12 @@ def checked_theta(theta: Any, n_theta: int) -> np.ndarray:
     return values
 
 
+def check_independent(schema: Schema, what: str) -> None:
+    """Raises DataError where the fit has a residual structure, which `what` does not know."""
+    if schema.residual is not None:
+        raise DataError(f"{what}: not known for a fit with residual={schema.residual.structure}")
+
+
 def check_residual(schema: Schema, y: np.ndarray, left: float, estimate: Estimate) -> None:
     """Raises DataError where nothing is left to compare with. left : sum of squares that X leaves over."""
     name, prss = schema.response, float(estimate.prss)

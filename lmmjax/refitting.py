@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from .core.batch import MEMORY, Estimates, OfProblem, estimate_many
+from .core.blockwise import blockwise_pieces
 from .core.crossprod import CrossProducts
 from .core.estimate import Estimate
 from .core.freedom import kenward_roger_pieces, satterthwaite_pieces
@@ -18,7 +19,7 @@ from .errors import DataError
 from .fit import Fit, fit_cross_products
 from .guard import check_response
 from .inference.df import Freedom, check_method, hypothesis, kenward_roger, satterthwaite
-from .precision import in_float64
+from .precision import in_float64, to_numpy
 
 
 def refit(fit: Fit, y: Any) -> Fit:
@@ -45,13 +46,14 @@ def key_of(seed: Any) -> jax.Array:
 
 
 def given_theta(fit: Fit) -> np.ndarray | None:
-    """(m,) θ where it was given instead of estimated: refits leave it alone."""
-    return fit.theta if fit.design.terms and int(fit.estimate.status) == FIXED else None
+    """(m + k,) θ and φ where they were given instead of estimated: refits leave them alone."""
+    return fit.estimate.theta if not fit.is_lm and int(fit.estimate.status) == FIXED else None
 
 
 @dataclass(frozen=True, eq=False)
 class BatchFit:
-    """Fits of one model to B responses. theta (B, m), beta (B, p), sigma, criterion, status (B,): NumPy arrays.
+    """Fits of one model to B responses. theta (B, m), with φ of a residual structure behind it, beta (B, p), sigma,
+    criterion, status (B,): NumPy arrays.
 
     A response that could not be fitted keeps its place and its `status`, an index of `core.STATUS`.
     """
@@ -115,13 +117,21 @@ class BatchFit:
         check_method(ddf, fit.reml)
         if ddf is None:
             return Freedom(self.vcov[part])
-        if ddf == "residual" or not fit.design.terms or given_theta(fit) is not None:
+        if ddf == "residual" or fit.is_lm or given_theta(fit) is not None:
             rows = np.array([np.sum(~np.isnan(self.responses[i])) for i in part])
             return Freedom(self.vcov[part], rows - float(fit.design.p))
+        if ddf == "kenward-roger" and fit.design.residual is not None:
+            return kenward_roger(self.sigma[part], self._blockwise(part))
         keep = _SATTERTHWAITE[fit.reml] if ddf == "satterthwaite" else _KENWARD_ROGER
         y, theta = self.responses[part], self.theta[part]
         kept = estimate_many(fit.cross_products, y, fit.reml, keep, theta).kept
         return satterthwaite(*kept) if ddf == "satterthwaite" else kenward_roger(self.sigma[part], kept)
+
+    def _blockwise(self, part: np.ndarray) -> Any:
+        """The pieces of fits with a residual structure, one after the other."""
+        cp = self.fit.cross_products
+        pieces = [to_numpy(blockwise_pieces(self.theta[i], cp)) for i in part]
+        return jax.tree.map(lambda *a: np.stack(a), *pieces)
 
     def __repr__(self) -> str:
         return f"BatchFit: {len(self.status)} responses, {self.n_failed} not converged\n{self.fit.schema.formula}"

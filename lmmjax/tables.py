@@ -150,7 +150,7 @@ def _zap_digits(values: np.ndarray) -> int:
 @dataclass(frozen=True)
 class Summary:
     """A printed fit. coefficients : estimate, se, t, with degrees of freedom df and p, by column of X. varcorr :
-    variances and correlations, long form."""
+    variances and correlations, long form. structure, phi : of the residuals, its text and its parameters."""
 
     heading: str
     criteria: pd.Series
@@ -159,12 +159,16 @@ class Summary:
     sizes: str
     coefficients: pd.DataFrame
     notes: tuple[str, ...] = ()
+    structure: str = ""
+    phi: pd.Series | None = None
 
     @property
     def text(self) -> str:
         """The summary in lme4's layout and digits."""
         residuals = f"Scaled residuals:\n{self.scaled_residuals}"
         parts = [self.heading, self._criteria(), residuals, f"{self._variances()}\n{self.sizes}"]
+        if self.structure:
+            parts.append(f"Residual structure: {self.structure}\n{text_table(self._phi())}")
         if len(self.coefficients):
             stars_mean = legend(self.coefficients) if "p" in self.coefficients else ""
             parts.append("Fixed effects:\n" + text_table(coefficient_columns(self.coefficients)) + stars_mean)
@@ -178,6 +182,11 @@ class Summary:
         columns = varcorr_columns(self.varcorr)
         return "Random effects:\n" + text_table({" ": [""] * len(columns["Groups"]), **columns}, LEFT)
 
+    def _phi(self) -> dict[str, list[str]]:
+        """The parameters of the residual structure."""
+        phi = pd.Series(dtype=float) if self.phi is None else self.phi
+        return {" ": list(phi.index), "Estimate": format_numbers(phi.to_numpy())}
+
     def _criteria(self) -> str:
         if len(self.criteria) == 1:
             return f"{self.criteria.index[0]} at convergence: {round(self.criteria.iloc[0], 1):.15g}"
@@ -189,11 +198,15 @@ class Summary:
     def _repr_html_(self) -> str:
         notes = "".join(f"<p>{escape(n)}</p>" for n in self.notes)
         random = pd.DataFrame({k: v for k, v in varcorr_columns(self.varcorr).items()})
+        phi = ""
+        if self.structure:
+            table = pd.DataFrame(self._phi()).set_index(" ").to_html(border=0)
+            phi = f"<p>Residual structure: {escape(self.structure)}</p>{table}"
         shown = coefficient_columns(self.coefficients) if len(self.coefficients) else {" ": []}
         fixed = pd.DataFrame(shown).set_index(" ")
         return (
             f"<p><b>{escape(self.heading)}</b><br>{escape(self._criteria())}</p>"
-            f"<p>Random effects</p>{random.to_html(index=False, border=0)}<p>{escape(self.sizes)}</p>"
+            f"<p>Random effects</p>{random.to_html(index=False, border=0)}<p>{escape(self.sizes)}</p>{phi}"
             f"<p>Fixed effects</p>{fixed.to_html(border=0)}{notes}"
         )
 

@@ -9,7 +9,7 @@ from ..core.crossprod import CrossProducts, cross_products
 from ..core.design import Design
 from ..errors import FormulaError
 from ..formula import Schema, build
-from ..guard import check_response
+from ..guard import check_independent, check_response
 from ..precision import in_float64
 from .priors import Priors, complete
 
@@ -34,6 +34,7 @@ def model_of(formula: str, data: Any, priors: Priors | None, env: EvalEnvironmen
     schema, design = build(formula, data, env=env, **{"na_action": "raise", **options})
     if not design.terms:
         raise FormulaError(f"{formula!r} has no random-effects term: add one such as (1 | g)")
+    check_independent(schema, "posterior distributions")
     check_response(schema.response, design.y)
     return Model(schema, design, cross_products(design, orthonormal=True), complete(priors, schema, design))
 

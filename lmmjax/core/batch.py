@@ -66,7 +66,7 @@ def estimate_many(
     give the same one again rather than another of the same text. theta : (B, m) fixes θ instead. memory : bytes that a
     chunk may take. progress : show a tqdm bar. Never raises for a response: see `status`. Spread over all local
     devices, and over the processes of `jax.distributed`. NumPy out, unless it is traced.
-    Raises ValueError where Y does not fit the rows.
+    Raises ValueError where Y does not fit the rows, and for NaN where residuals are correlated.
     """
     n = _rows(cp)
     if len(np.shape(Y)) != 2 or np.shape(Y)[1] != n:
@@ -104,6 +104,8 @@ def _by_pattern(cp: CrossProducts, shortcuts: "_Shortcuts", y, theta, size: int,
     missing = np.asarray(jnp.isnan(y)) if isinstance(y, jax.Array) else np.isnan(y)
     if not missing.any():
         return _fit(cp, shortcuts, y, theta, size, reml, keep)
+    if cp.unwhitened is not None and cp.unwhitened.structure.correlation is not None:
+        raise ValueError("responses to correlated rows may have no NaN: fit those with missing values one by one")
     patterns, which = np.unique(missing, axis=0, return_inverse=True)
     parts, order = [], []
     for i, pattern in enumerate(patterns):
@@ -135,7 +137,7 @@ def _has_rank(cp: CrossProducts) -> bool:
 
 
 def _shortcuts(cp: CrossProducts, reml: bool) -> _Shortcuts:
-    if not cp.plan.templates or not _has_rank(cp):
+    if not cp.plan.templates or cp.unwhitened is not None or not _has_rank(cp):
         return _Shortcuts()
     if spectral.applies(cp):
         return _Shortcuts(spectrum=spectral.spectrum(cp, reml))
@@ -160,6 +162,8 @@ def _fit(cp: CrossProducts, shortcuts: _Shortcuts, y, theta, size: int, reml: bo
 
 def _width(cp: CrossProducts) -> int:
     rest = cp.plan.q_rest + cp.p + 1
+    if cp.unwhitened is not None:
+        return lanes(cp.unwhitened.rows.X.shape[0] * (cp.p + 1) * (cp.plan.n_theta + cp.plan.n_phi), rest)
     return lanes(sum(f.q for f in cp.plan.chain) * (rest if cp.plan.dense_border else cp.p + 1), rest)
 
 
@@ -191,7 +195,7 @@ def _solve_some(shared, batch, count, keep, width: int) -> Estimates:
         e = at_minimum(at._replace(extra=factorise(at.x, own)), column_scale(own), own, reml)
         return kept_of(e, own, keep)
 
-    if not cp.plan.templates:  # empty arrays, which lax.map cannot cut
+    if not cp.plan.n_theta + cp.plan.n_phi:  # empty arrays, which lax.map cannot cut
         return jax.vmap(given)(responses)
     if theta is not None:
         return _each(lambda a: given(*a), (responses, theta), width)

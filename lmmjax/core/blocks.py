@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 from jax.ops import segment_sum
 
-from .crossprod import CrossProducts, segment_outer
+from .crossprod import CrossProducts
 from .linalg import matmul, posterior
 from .plan import Factor, Plan
+from .products import segment_outer
 
 
 @jax.tree_util.register_dataclass

@@ -2,10 +2,11 @@
 
     −2ℓ(θ, σ) = log|L|² (+ log|R_X|²) + d + ν log(2πσ²) + r²(θ)/σ²,    ν = n (ML) or n − p (REML)
 
-is the one primitive; a criterion is its minimum over σ, at σ² = r²/ν.
+is the one primitive; a criterion is its minimum over σ, at σ² = r²/ν. Where the residuals have a structure, θ in every
+argument list is (θ, φ), (m + k,).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -22,7 +23,7 @@ from .plan import Plan
 
 def pieces(theta, cp: CrossProducts):
     """log|L|², log|R_X|² (of X itself, not of its basis) and log r² at θ."""
-    eliminated = eliminate(theta, cp)
+    eliminated = eliminate(theta, cp.at(theta))
     return _pieces(eliminated.log_det, log_diagonal(eliminated.dense), cp)
 
 
@@ -40,6 +41,7 @@ def residual_df(cp: CrossProducts, reml: bool):
 @jit
 def deviance(theta, sigma, cp: CrossProducts, reml: bool = True):
     """−2 log-likelihood (REML: restricted) at θ (m,) and σ, with β profiled out (REML: integrated out)."""
+    cp = cp.at(theta)
     return deviance_of(pieces(theta, cp), sigma, cp, reml)
 
 
@@ -54,6 +56,7 @@ def deviance_of(parts, sigma, cp: CrossProducts, reml: bool):
 @jit
 def deviance_at(beta, theta, sigma, cp: CrossProducts):
     """−2 log-likelihood at β (p,), θ (m,) and σ: nothing is profiled out. Linear in case weights of groups."""
+    cp = cp.at(theta)
     eliminated, inverse = factorise(theta, cp)
     q = cp.plan.q_rest
     log_l = inverse_pieces(cp, eliminated, inverse)[0]
@@ -65,6 +68,7 @@ def deviance_at(beta, theta, sigma, cp: CrossProducts):
 @jit
 def criterion(theta, cp: CrossProducts, reml: bool = True):
     """The deviance at its minimum over σ: lme4's profiled deviance or REML criterion, constants included."""
+    cp = cp.at(theta)
     return _criterion(pieces(theta, cp), cp, reml)
 
 
@@ -85,31 +89,36 @@ def value_and_gradient(theta, cp: CrossProducts, reml: bool):
     """The criterion and its gradient (m,) by one reverse pass, which starts from the M of `evaluate`."""
 
     def outcome(t):
-        e = eliminate(t, cp)
-        return e.log_det, e.dense
+        here = cp.at(t)
+        e = eliminate(t, here)
+        return e.log_det - here.log_weights, e.dense, (e.log_det, here.log_weights)
 
-    (log_det, dense), pull = jax.vjp(outcome, theta)
+    (log_det, dense, parts), pull = jax.vjp(outcome, theta)
     inverse = inverse_factor(dense)
     m = weighted_gram(inverse, weights(cp, reml, residual_df(cp, reml)))
-    parts = _pieces(log_det, -jnp.log(jnp.diagonal(inverse)), cp)
-    return _criterion(parts, cp, reml), pull((jnp.ones_like(log_det), 0.5 * m))[0]
+    here = replace(cp, log_weights=parts[1])
+    value = _criterion(_pieces(parts[0], -jnp.log(jnp.diagonal(inverse)), cp), here, reml)
+    zero = jax.tree.map(jnp.zeros_like, parts)
+    return value, pull((jnp.ones_like(log_det), 0.5 * m, zero))[0]
 
 
 @jit
 def evaluate(theta, cp: CrossProducts, reml: bool):
     """Criterion, gradient and Hessian, and the factorisation they come from."""
-    eliminated, inverse = factorise(theta, cp)
+    here = cp.at(theta)
+    eliminated, inverse = factorise(theta, here)
     gradient, hessian, _ = weighted_slopes(theta, cp, weights(cp, reml, residual_df(cp, reml)), eliminated, inverse)
-    return _criterion(inverse_pieces(cp, eliminated, inverse), cp, reml), gradient, hessian, (eliminated, inverse)
+    return _criterion(inverse_pieces(cp, eliminated, inverse), here, reml), gradient, hessian, (eliminated, inverse)
 
 
 def weighted_slopes(theta, cp: CrossProducts, w, eliminated: Eliminated, inverse):
-    """Gradient (m,) and Hessian (m, m) of the chain's log|L|² + Σⱼ wⱼ log L̃ⱼⱼ, and L̃⁻¹dS L̃⁻ᵀ (m, r, r).
+    """Gradient (m,) and Hessian (m, m) of d + the chain's log|L|² + Σⱼ wⱼ log L̃ⱼⱼ, and L̃⁻¹dS L̃⁻ᵀ (m, r, r).
 
     Closed form over the dense Schur complement S(θ): with F(S) the sum, dF = ½⟨M, dS⟩, M = L̃⁻ᵀ diag(w) L̃⁻¹, and
     d²F[A, B] = −⟨diag(w) Φ(L̃⁻¹BL̃⁻ᵀ), L̃⁻¹AL̃⁻ᵀ⟩, with Φ the lower triangle and half the diagonal.
     """
-    slopes = one_factor_slopes if len(cp.plan.chain) == 1 and not cp.plan.rest else _general_slopes
+    one_factor = len(cp.plan.chain) == 1 and not cp.plan.rest and cp.unwhitened is None
+    slopes = one_factor_slopes if one_factor else _general_slopes
     gradient, hessian, x = slopes(theta, cp, w, eliminated, inverse)
     half = jnp.tril(x) - 0.5 * x * jnp.eye(x.shape[-1], dtype=x.dtype)  # Φ(x)
     return gradient, hessian - jnp.einsum("ajk,bjk->ab", half * w[:, None], x), x
@@ -120,8 +129,9 @@ def _general_slopes(theta, cp: CrossProducts, w, eliminated: Eliminated, inverse
     m = weighted_gram(inverse, w)
 
     def linear(t):
-        e = eliminate(t, cp)
-        return e.log_det + 0.5 * jnp.sum(m * e.dense), e.dense
+        here = cp.at(t)
+        e = eliminate(t, here)
+        return e.log_det - here.log_weights + 0.5 * jnp.sum(m * e.dense), e.dense
 
     def push(direction):
         return jax.jvp(jax.grad(linear, has_aux=True), (theta,), (direction,))
@@ -133,7 +143,7 @@ def _general_slopes(theta, cp: CrossProducts, w, eliminated: Eliminated, inverse
 @jit
 def factorise(theta, cp: CrossProducts):
     """The chain's elimination and the inverse factor L̃⁻¹ (r, r) of its dense rest."""
-    eliminated = eliminate(theta, cp)
+    eliminated = eliminate(theta, cp.at(theta))
     return eliminated, inverse_factor(eliminated.dense)
 
 
@@ -178,7 +188,7 @@ def profile(theta, cp: CrossProducts, reml: bool = True) -> Profiled:
 
 def solution(theta, cp: CrossProducts, reml: bool, eliminated: Eliminated, inverse) -> Profiled:
     """Reads `Profiled` off L̃⁻¹, whose last row is (−u, −β, 1)/r."""
-    q = cp.plan.q_rest
+    q, cp = cp.plan.q_rest, cp.at(theta)
     parts = inverse_pieces(cp, eliminated, inverse)
     prss = jnp.exp(parts[2])
     solved = -inverse[-1, :-1] / inverse[-1, -1]

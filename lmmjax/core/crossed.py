@@ -16,7 +16,8 @@ import numpy as np
 from numpy.polynomial import chebyshev
 
 from .criterion import residual_df
-from .crossprod import CrossProducts, Response
+from .crossprod import CrossProducts
+from .products import Response
 
 NODES = 20
 LARGEST = 0.995  # τ of the last node

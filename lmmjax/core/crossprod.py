@@ -8,83 +8,29 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ..errors import PrecisionWarning
 from .design import Design
 from .namespace import namespace
-from .plan import Plan, make_plan
+from .plan import DENSE_BORDER_LIMIT, Factor, Plan, make_plan
+from .products import Response, Rows, Stage, dense_products, mixed, response_products, stage_products
+from .residual import Residual
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Stage:
-    """Cross-products of one chain factor, whose columns of Z are Z_s.
+class Unwhitened:
+    """Rows in the positions of a residual structure, before they are whitened.
 
-    gram : (ℓ, P, P) diagonal blocks of Z_sᵀZ_s. border : (ℓ, P, c) Z_sᵀ[Z of the outer chain, (dense rest,) X]; a
-    level meets one level of each outer factor. entries : (N, P) Z_sᵀZ_rest at the plan's sparse crossings, or None.
-    multiplicity : (ℓ,) case weights of whole levels, or None. copies : (ℓ,) those of the outermost level that holds
-    each level: how often all that is eliminated within it counts.
+    rows : where rows are correlated their X holds [Z_rest, X], as whitening mixes the levels of what crosses the chain.
+    meetings : see `Crossing`, by chain factor.
     """
 
-    gram: Any
-    border: Any
-    entries: Any = None
-    multiplicity: Any = None
-    copies: Any = None
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Response:
-    """The products that y takes part in, after offset, weights and shift.
-
-    zy : per chain factor (ℓ, P). dense : (q_R + p,) [Z_rest, X]ᵀy. yy : yᵀy. shift : (p,) coefficients of the basis of
-    X already subtracted from y, so that yᵀy does not drown the residuals.
-    """
-
-    zy: tuple[Any, ...]
-    dense: Any
-    yy: Any
-    shift: Any
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Rows:
-    """Whitened rows, kept for new responses and case weights.
-
-    X : (n, p) in its basis. z, codes : per factor, chain then rest, (n, P) and (n,). y : (n,) as given.
-    cases : (n,) multiplicities of rows; levels : (ℓ₁,) those of the first chain factor's levels; groups : (ℓ_k,) those
-    of the last one's; or None.
-    """
-
-    X: Any
-    z: tuple[Any, ...]
-    codes: tuple[Any, ...]
-    y: Any
-    root_weights: Any = None
-    offset: Any = None
-    cases: Any = None
-    levels: Any = None
-    groups: Any = None
-    group_codes: Any = None
-
-    def counted(self, columns, lead: bool = False, chain: bool = False):
-        """(n, c) columns times the rows' multiplicities; the lead factor's own products count its levels once, and
-        those of the chain its outermost levels."""
-        if self.cases is not None:
-            columns = columns * self.cases[:, None]
-        if self.levels is not None and not lead:
-            columns = columns * self.levels[self.codes[0]][:, None]
-        if self.groups is not None and not chain:
-            columns = columns * self.groups[self.group_codes][:, None]
-        return columns
-
-    def whiten(self, y):
-        """(n,) √w (y − offset)."""
-        y = y if self.offset is None else y - self.offset
-        return y if self.root_weights is None else y * self.root_weights
+    structure: Residual
+    rows: Rows
+    meetings: tuple[tuple[Any, ...], ...]
 
 
 @jax.tree_util.register_dataclass
@@ -95,7 +41,8 @@ class CrossProducts:
     stages : one Stage per chain factor. dense : (q_R + p, q_R + p) cross-products of [Z_rest, X]. n : rows, a float.
     log_weights : Σ log wᵢ. level_factors : per rest factor (ℓ, ℓ) L of its levels or None, which its columns are
     multiplied by already. basis : (p, p) upper-triangular R; X R⁻¹ stands in the place of X, which changes no
-    criterion but keeps digits. rows : None in a sum of CrossProducts.
+    criterion but keeps digits. rows : None in a sum of CrossProducts. unwhitened : with a residual structure, what
+    `at` makes the products from; these here are then those of R = I.
     """
 
     stages: tuple[Stage, ...]
@@ -108,14 +55,21 @@ class CrossProducts:
     rows: Rows | None = None
     level_factors: tuple[Any, ...] = ()
     orthonormal: bool = field(default=False, metadata={"static": True})
+    unwhitened: Unwhitened | None = None
 
     @property
     def p(self) -> int:
         """Fixed-effects columns."""
         return self.basis.shape[-1]
 
+    def at(self, parameters) -> "CrossProducts":
+        """The products for R(φ), φ being what stands behind θ in `parameters` (m + k,); the same where R = I."""
+        return self if self.unwhitened is None else _whitened(self, self.unwhitened, parameters[self.plan.n_theta :])
+
     def __add__(self, other: "CrossProducts") -> "CrossProducts":
         """Cross-products of the rows of both: chunks of one design, formed with one plan (see `Plan.take`)."""
+        if self.unwhitened is not None or other.unwhitened is not None:
+            raise ValueError("cross-products with a residual structure do not add: form them from the whole design")
         if self.orthonormal or other.orthonormal:
             raise ValueError("cross-products in an orthonormal basis do not add; use orthonormal=False for every chunk")
         parts = ("stages", "dense", "response", "n", "log_weights")
@@ -129,7 +83,7 @@ class CrossProducts:
     def with_response(self, y) -> "CrossProducts":
         """The same design with another response, (n,). A sum of CrossProducts has no rows left: ValueError."""
         rows = replace(_kept(self.rows), y=y)
-        return replace(self, rows=rows, response=_response(rows, self.plan, self.orthonormal, self.level_factors))
+        return replace(self, rows=rows, response=_response(rows, self))
 
     def with_case_weights(self, rows=None, levels=None, groups=None) -> "CrossProducts":
         """Multiplicities of rows (n,), of whole levels of the first chain factor (ℓ₁,), or of the last one (ℓ_k,).
@@ -144,10 +98,10 @@ class CrossProducts:
             )
         if len(self.plan.chain) == 1 and groups is not None and levels is None:
             levels, groups = groups, None
-        rows = replace(_kept(self.rows), cases=rows, levels=levels, groups=groups)
+        new = replace(_kept(self.rows), cases=rows, levels=levels, groups=groups)
         if groups is not None:
-            rows = replace(rows, group_codes=rows.codes[len(self.plan.chain) - 1])
-        return _assemble(rows, self.plan, self.basis, self.orthonormal, self.level_factors)
+            new = replace(new, group_codes=new.codes[len(self.plan.chain) - 1])
+        return _assemble(new, replace(self, unwhitened=_counted_too(self.unwhitened, new)))
 
     def with_fixed(self, C) -> "CrossProducts":
         """The same rows with X C in the place of X, from the products alone; safe under `jit` and `vmap` over C.
@@ -160,19 +114,26 @@ class CrossProducts:
         back = self.response.shift - q @ (q.T @ self.response.shift)
         stages = tuple(replace(s, border=_turned(s.border, q)) for s in self.stages)
         dense = _turned(_turned(self.dense, q).T, q).T
-        return replace(self, stages=stages, dense=dense, response=_returned(self, back, q), basis=basis, rows=rows)
+        unwhitened = self.unwhitened
+        if unwhitened is not None:
+            unwhitened = replace(unwhitened, rows=replace(unwhitened.rows, X=_turned(unwhitened.rows.X, q)))
+        parts = {"stages": stages, "dense": dense, "basis": basis, "rows": rows, "unwhitened": unwhitened}
+        return replace(self, response=_returned(self, back, q), **parts)
 
 
 def cross_products(design: Design, plan: Plan | None = None, orthonormal: bool = False) -> CrossProducts:
     """Forms the cross-products of a design.
 
-    plan : from `make_plan`; needed under `jit` when there are several grouping factors.
+    plan : from `make_plan`, which must have seen the residual structure; needed under `jit` when there are several
+    grouping factors.
     orthonormal : work in an orthonormal basis of X (by QR) with y's projection on it removed. The criteria are the
     same functions; ill-conditioned X and large means lose no digits. Such products cannot be added.
     Warns with PrecisionWarning when float64 arrays meet a JAX that computes in 32 bits.
     """
     _check_precision(design)
-    plan = make_plan(design.terms) if plan is None else plan
+    if plan is not None and plan.n_phi != design.n_phi:
+        raise ValueError("the plan knows nothing of residual=: make_plan(design.terms, design.residual)")
+    plan = make_plan(design.terms, design.residual) if plan is None else plan
     xp = namespace(design)
     root = None if design.weights is None else xp.sqrt(design.weights)
     scale = (lambda a: a) if root is None else (lambda a: a * root[:, None])
@@ -184,120 +145,81 @@ def cross_products(design: Design, plan: Plan | None = None, orthonormal: bool =
         X, basis = xp.linalg.qr(X)
     rows = Rows(X, z, codes, design.y, root, design.offset)
     level_factors = tuple(design.terms[f.terms[0]].level_factor for f in plan.rest)
-    return _assemble(rows, plan, basis, orthonormal, level_factors)
+    unwhitened = None if design.residual is None else _unwhitened(design.residual, rows, plan, level_factors)
+    unknown: Any = None
+    blank = CrossProducts((), *(unknown,) * 4, basis, plan, None, level_factors, orthonormal, unwhitened)
+    return _assemble(rows, blank)
 
 
-def segment_outer(a, b, segments, n_segments: int):
-    """(n_segments, P, c): Σ aᵢ bᵢᵀ over the rows i of each segment, for a (n, P), b (n, c), segments (n,)."""
-    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
-        sums = [np.bincount(segments, x * y, n_segments) for x in a.T for y in b.T]
-        out = np.stack(sums, -1) if sums else np.zeros((n_segments, 0))
-        return out.reshape(n_segments, a.shape[1], b.shape[1]).astype(a.dtype)
-    return jax.ops.segment_sum(a[:, :, None] * b[:, None, :], segments, n_segments)
-
-
-def _assemble(rows: Rows, plan: Plan, basis, orthonormal: bool, level_factors) -> CrossProducts:
-    xp, k = namespace(rows), len(plan.chain)
-    stages = tuple(_stage(rows, plan, s, level_factors) for s in range(k))
+def _assemble(rows: Rows, cp: CrossProducts) -> CrossProducts:
+    """`cp` with the products of these rows."""
+    xp, k = namespace(rows), len(cp.plan.chain)
     ones = rows.counted(xp.ones((rows.y.shape[0], 1), rows.X.dtype))
     log_weights = 0.0 if rows.root_weights is None else 2 * xp.sum(ones[:, 0] * xp.log(rows.root_weights))
-    return CrossProducts(
-        stages,
-        _dense(rows, plan, level_factors),
-        _response(rows, plan, orthonormal, level_factors),
-        xp.sum(ones),
-        xp.asarray(log_weights, dtype=rows.X.dtype),
-        basis,
-        plan,
-        rows,
-        level_factors,
-        orthonormal,
+    return replace(
+        cp,
+        stages=tuple(stage_products(rows, cp.plan, s, cp.level_factors) for s in range(k)),
+        dense=dense_products(rows, cp.plan, cp.level_factors),
+        response=_response(rows, cp),
+        n=xp.sum(ones),
+        log_weights=xp.asarray(log_weights, dtype=rows.X.dtype),
+        rows=rows,
     )
 
 
-def mixed(a, level_factors, plan: Plan):
-    """KᵀA for A whose rows begin with those of the rest, K = L ⊗ I of each rest factor whose levels are correlated."""
-    parts, at = [], 0
-    if all(f is None for f in level_factors):
-        return a
-    for factor, of_levels in zip(plan.rest, level_factors, strict=True):
-        block = a[at : at + factor.q]
-        if of_levels is not None:
-            shape = block.shape
-            block = (of_levels.T @ block.reshape(factor.n_levels, -1)).reshape(shape)
-        parts.append(block)
-        at += factor.q
-    return namespace((a, level_factors)).concatenate([*parts, a[at:]])
+def _unwhitened(structure: Residual, rows: Rows, plan: Plan, level_factors) -> Unwhitened:
+    """The rows in the structure's positions; y stays where it is."""
+    z, X, codes = rows.z, rows.X, rows.codes
+    if structure.correlation is not None:
+        k = len(plan.chain)
+        if X.shape[0] * plan.q_rest > DENSE_BORDER_LIMIT:
+            raise ValueError(f"correlated rows meet {plan.q_rest} effects that cross their groups: too many")
+        rest = [_columns(a, c, f) for a, c, f in zip(z[k:], codes[k:], plan.rest, strict=True)]
+        X = mixed(namespace(rows).concatenate([*rest, X], 1).T, level_factors, plan).T
+        z, codes = z[:k], codes[:k]
+    codes = tuple(c[structure.rows] for c in codes)  # in empty positions, where columns are zero, those of a row
+    placed = Rows(structure.arrange(X), tuple(map(structure.arrange, z)), codes, None)
+    meetings = tuple(tuple(m[structure.rows] for m in c.meeting) for c in plan.crossings)
+    return Unwhitened(structure, placed, meetings)
 
 
-def _stage(rows: Rows, plan: Plan, s: int, level_factors) -> Stage:
-    """Products of chain factor s with itself, with the outer chain, the rest and X."""
-    xp, k, levels = namespace(rows), len(plan.chain), plan.chain[s].n_levels
-    z, codes, lead = rows.z[s], rows.codes[s], s == 0
-    inner = rows.counted(z, lead, chain=True)
-    gram = segment_outer(inner, z, codes, levels)
-    border = [segment_outer(inner, rows.z[i], codes, levels) for i in range(s + 1, k)]
-    entries = None
-    if plan.dense_border:
-        crossed = xp.concatenate([_crossed(inner, codes, levels, rows, plan, i) for i in range(len(plan.rest))], -1)
-        border.append(xp.moveaxis(mixed(xp.moveaxis(crossed, -1, 0), level_factors, plan), 0, -1))
-    elif plan.rest:
-        crossing = plan.crossings[s]
-        met = zip(crossing.meeting, crossing.n_meetings, rows.z[k:], strict=True)
-        blocks = (segment_outer(inner, zr, index, count) for index, count, zr in met)
-        entries = xp.concatenate([xp.swapaxes(b, 1, 2).reshape(-1, z.shape[1]) for b in blocks])
-    border.append(segment_outer(inner, rows.X, codes, levels))
-    copies = None if rows.groups is None else rows.groups[_outermost(plan, s)]
-    return Stage(gram, xp.concatenate(border, -1), entries, rows.levels if lead else None, copies)
+def _columns(z, codes, factor: Factor):
+    """(n, q) all columns of a factor."""
+    indicators = codes[:, None] == np.arange(factor.n_levels)
+    return (indicators[:, :, None] * z[:, None, :]).reshape(z.shape[0], factor.q)
 
 
-def _outermost(plan: Plan, s: int):
-    """(ℓ,) the level of the last chain factor that holds each level of factor s."""
-    at = np.arange(plan.chain[s].n_levels)
-    for parents in plan.parents[s:]:
-        at = parents[at]
-    return at
+def _counted_too(own: Unwhitened | None, rows: Rows) -> Unwhitened | None:
+    """The same multiplicities for the rows in their positions."""
+    if own is None:
+        return None
+    if rows.cases is not None and own.structure.correlation is not None:
+        raise ValueError("correlated rows have no case weights of their own: give those of whole groups")
+    cases, codes = (None if a is None else own.structure.arrange(a) for a in (rows.cases, rows.group_codes))
+    changed = replace(own.rows, cases=cases, levels=rows.levels, groups=rows.groups, group_codes=codes)
+    return replace(own, rows=changed)
 
 
-def _crossed(inner, codes, levels: int, rows: Rows, plan: Plan, i: int):
-    """(ℓ, P, q_r) products of a factor's columns with all columns of rest factor i."""
-    xp, other = namespace(rows), plan.rest[i]
-    k = len(plan.chain) + i
-    wide = codes.astype(np.int64) if xp is np else codes  # JAX may be in 32 bits, where int64 does not exist
-    segments = wide * other.n_levels + rows.codes[k]
-    block = segment_outer(inner, rows.z[k], segments, levels * other.n_levels)
-    block = block.reshape(levels, other.n_levels, inner.shape[1], other.p)
-    return xp.swapaxes(block, 1, 2).reshape(levels, inner.shape[1], other.q)
+def _whitened(cp: CrossProducts, own: Unwhitened, phi) -> CrossProducts:
+    """The products at φ (k,), with nothing left to whiten."""
+    parts = [*own.rows.z, own.rows.X, cp.response.placed[:, None]]
+    white, log_det = own.structure.whiten(phi, jnp.concatenate(parts, 1))
+    *z, X, y = jnp.split(white, np.cumsum([a.shape[1] for a in parts[:-1]]), 1)
+    rows = replace(own.rows, z=tuple(z), X=X, y=y[:, 0])
+    crossings = zip(cp.plan.crossings, own.meetings, strict=True)
+    plan = replace(cp.plan, crossings=tuple(replace(c, meeting=m) for c, m in crossings))
+    bare = replace(cp, plan=plan, orthonormal=False, unwhitened=None)
+    if own.structure.correlation is not None:  # the rest stands among the columns of X
+        bare = replace(bare, plan=replace(plan, rest=()), level_factors=())
+    found = _assemble(rows, bare).without_rows()
+    log_weights = cp.log_weights - jnp.sum(rows.counted(log_det[:, None]))
+    kept = {"plan": cp.plan, "level_factors": cp.level_factors, "n": cp.n, "log_weights": log_weights}
+    return replace(found, response=replace(found.response, shift=cp.response.shift), **kept)
 
 
-def _dense(rows: Rows, plan: Plan, level_factors):
-    """(q_R + p, q_R + p) products of [Z_rest, X] with themselves."""
-    xp, k, n_rest = namespace(rows), len(plan.chain), len(plan.rest)
-    xx = rows.counted(rows.X).T @ rows.X
-    if not plan.rest:
-        return xx
-    zz, zx = [], []
-    for i, factor in enumerate(plan.rest):
-        z, codes = rows.counted(rows.z[k + i]), rows.codes[k + i]
-        zz.append([_crossed(z, codes, factor.n_levels, rows, plan, j).reshape(factor.q, -1) for j in range(n_rest)])
-        zx.append(segment_outer(z, rows.X, codes, factor.n_levels).reshape(factor.q, -1))
-    zx = xp.concatenate(zx)
-    whole = xp.block([[xp.block(zz), zx], [zx.T, xx]])
-    return mixed(mixed(whole, level_factors, plan).T, level_factors, plan)
-
-
-def _response(rows: Rows, plan: Plan, orthonormal: bool, level_factors) -> Response:
-    xp, k = namespace(rows), len(plan.chain)
-    y = rows.whiten(rows.y)
-    shift = y @ rows.X if orthonormal else xp.zeros(rows.X.shape[1], rows.X.dtype)
-    y = (y - rows.X @ shift)[:, None]
-    counted, products = rows.counted(y), []
-    for i, factor in enumerate(plan.chain + plan.rest):
-        times = rows.counted(y, i == 0, i < k)
-        products.append(segment_outer(rows.z[i], times, rows.codes[i], factor.n_levels))
-    dense = xp.concatenate([*(z.reshape(-1) for z in products[k:]), (rows.X.T @ counted)[:, 0]])
-    dense = mixed(dense, level_factors, plan)
-    return Response(tuple(z[..., 0] for z in products[:k]), dense, (y.T @ counted)[0, 0], shift)
+def _response(rows: Rows, cp: CrossProducts) -> Response:
+    structure = None if cp.unwhitened is None else cp.unwhitened.structure
+    return response_products(rows, cp.plan, cp.orthonormal, cp.level_factors, structure)
 
 
 def _turned(columns, q):
@@ -312,7 +234,8 @@ def _returned(cp: CrossProducts, back, q) -> Response:
     zy = tuple(a + s.border[..., s.border.shape[-1] - p :] @ back for a, s in zip(y.zy, cp.stages, strict=True))
     x = y.dense.shape[0] - p
     dense = y.dense + cp.dense[:, x:] @ back
-    return Response(zy, _turned(dense, q), y.yy + back @ (y.dense[x:] + dense[x:]), y.shift @ q)
+    placed = None if cp.unwhitened is None else y.placed + cp.unwhitened.rows.X[:, -p:] @ back
+    return Response(zy, _turned(dense, q), y.yy + back @ (y.dense[x:] + dense[x:]), y.shift @ q, placed)
 
 
 def _kept(rows: Rows | None) -> Rows:

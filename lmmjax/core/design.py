@@ -6,6 +6,7 @@ from typing import Any
 import jax
 
 from .covariance import Template
+from .residual import Residual
 
 
 @jax.tree_util.register_dataclass
@@ -36,9 +37,9 @@ class RandomTerm:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Design:
-    """y | b ~ N(Xβ + Zb + offset, σ² diag(weights)⁻¹), with Z = [Z₁ … Z_k] kept as `terms`.
+    """y | b ~ N(Xβ + Zb + offset, σ² W^-½ R(φ) W^-½), W = diag(weights), with Z = [Z₁ … Z_k] kept as `terms`.
 
-    X : (n, p); y : (n,); weights, offset : (n,) or None (ones, zeros).
+    X : (n, p); y : (n,); weights, offset : (n,) or None (ones, zeros). residual : R(φ), or None for R = I.
     Arrays may be NumPy's or JAX's; the dtype of every computation follows them.
     """
 
@@ -47,6 +48,7 @@ class Design:
     terms: tuple[RandomTerm, ...] = ()
     weights: Any = None
     offset: Any = None
+    residual: Residual | None = None
 
     @property
     def n(self) -> int:
@@ -67,6 +69,11 @@ class Design:
     def n_theta(self) -> int:
         """Number of covariance parameters."""
         return sum(t.template.n_theta for t in self.terms)
+
+    @property
+    def n_phi(self) -> int:
+        """Number of parameters of the residual structure."""
+        return 0 if self.residual is None else self.residual.n_phi
 
     def replace(self, **changes) -> "Design":
         """A copy with some arrays exchanged."""

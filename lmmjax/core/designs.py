@@ -59,6 +59,8 @@ def _check(designs: list[Design]) -> None:
             raise ValueError(f"design {i} has {d.p} columns of X; design 0 has {first.p}")
         if [t.template for t in d.terms] != [t.template for t in first.terms]:
             raise ValueError(f"design {i} has other random-effects terms or templates than design 0")
+        if d.residual is not None:
+            raise ValueError(f"design {i} has a residual structure: fit such designs one by one")
         if any(t.level_factor is not None for t in d.terms):
             raise ValueError(f"design {i} has correlated levels: fit such designs one by one")
 

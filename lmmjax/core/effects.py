@@ -28,7 +28,7 @@ def conditional_variances(theta, cp: CrossProducts):
 
     D − D HⱼD with Hⱼ a diagonal block of ZᵀV⁻¹Z, which is the derivative of log|V| = log|L|² along the level's own D.
     """
-    plan, q = cp.plan, cp.plan.q_rest
+    plan, q, cp = cp.plan, cp.plan.q_rest, cp.at(theta)
 
     def log_det(probes):
         e = eliminate(theta, cp, probes)

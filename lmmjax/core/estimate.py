@@ -33,9 +33,10 @@ MANY_THETA = 30  # parameters from which L-BFGS goes first
 class Estimate(Profiled):
     """A fit: `Profiled` at θ̂, and how the optimiser got there.
 
-    theta : (m,), each T with a non-negative diagonal. gradient, hessian : (m,), (m, m) of the criterion in θ (with many
-    dense columns the Hessian is the optimiser's BFGS estimate; `expansion` gives the exact one). scale : (m,) root mean
-    square of the column of Z that each θ multiplies. free : (m,) false where a column of T has vanished: the optimum is
+    theta : (m,), each T with a non-negative diagonal; φ (k,) of a residual structure stands behind it, here and in all
+    that follows. gradient, hessian : (m,), (m, m) of the criterion in θ (with many dense columns the Hessian is the
+    optimiser's BFGS estimate; `expansion` gives the exact one). scale : (m,) root mean square of the column of Z that
+    each θ multiplies. free : (m,) false where a column of T has vanished: the optimum is
     on the boundary, and θ does not move there when the data do. status : an index of `optimize.STATUS`. saddle :
     whether the optimiser had to step off one.
     """
@@ -87,7 +88,7 @@ def estimate(
 def solve(cp: CrossProducts, reml, start, theta, sigma=None, log_prior=None, free=None) -> Estimate:
     """`estimate` on tracers."""
     scale = column_scale(cp)
-    if not cp.plan.templates or (theta is not None and free is None):
+    if not cp.plan.n_theta + cp.plan.n_phi or (theta is not None and free is None):
         return at_minimum(_stay(scale if theta is None else jnp.asarray(theta), cp), scale, cp, reml, sigma)
     start = theta if theta is not None else first_start(cp, scale) if start is None else start
     if sigma is None and log_prior is None and free is None:
@@ -128,7 +129,7 @@ def _packed(*arguments):
 
 def _unpack(numbers: np.ndarray, cp: CrossProducts) -> Estimate:
     """The Estimate whose numbers stand in the last axis; leading axes are batches."""
-    treedef, leaves = _layout(cp.plan.templates, cp.plan.chain, cp.plan.rest, cp.p)
+    treedef, leaves = _layout(cp.plan.templates, cp.plan.chain, cp.plan.rest, cp.p, cp.plan.n_phi)
     out, at = [], 0
     for shape, dtype in leaves:
         size = prod(shape)
@@ -139,9 +140,9 @@ def _unpack(numbers: np.ndarray, cp: CrossProducts) -> Estimate:
 
 
 @lru_cache
-def _layout(templates: tuple[Template, ...], chain: tuple[Factor, ...], rest: tuple[Factor, ...], p: int):
+def _layout(templates: tuple[Template, ...], chain: tuple[Factor, ...], rest: tuple[Factor, ...], p: int, n_phi: int):
     """The tree of an Estimate, and the shape and dtype of each leaf; None for floating point."""
-    m = sum(t.n_theta for t in templates)
+    m = sum(t.n_theta for t in templates) + n_phi
     levels = {i: f.n_levels for f in chain + rest for i in f.terms}
     effects = tuple(_Leaf((levels[i], t.p)) for i, t in enumerate(templates))
     number, by_theta, by_column = _Leaf(()), _Leaf((m,)), _Leaf((p,))
@@ -232,7 +233,7 @@ def first_start(cp: CrossProducts, scale):
 
 
 def _has_many(cp: CrossProducts) -> bool:
-    return sum(t.n_theta for t in cp.plan.templates) > MANY_THETA
+    return cp.plan.n_theta > MANY_THETA
 
 
 def uses_secants(cp: CrossProducts) -> bool:

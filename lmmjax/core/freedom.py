@@ -100,7 +100,7 @@ def _parametrised(theta, cp: CrossProducts):
     """First (k + 1, r) and second (k + 1, r, r) derivatives of (Σ, σ²) at σ² = 1 in what is estimated: σ², and of each
     term its covariances, or where a function makes them its own parameters."""
     plan = cp.plan
-    own = [_own_parameters(t, theta[s]) for t, s in zip(plan.templates, plan.theta_slices(), strict=True)]
+    own = [own_parameters(t, theta[s]) for t, s in zip(plan.templates, plan.theta_slices(), strict=True)]
 
     def whole(x):
         parts, at = [], 0
@@ -116,6 +116,6 @@ def _parametrised(theta, cp: CrossProducts):
     return jax.jacfwd(whole)(x), jax.jacfwd(jax.jacfwd(whole))(x)
 
 
-def _own_parameters(template, theta):
+def own_parameters(template, theta):
     """A term's parameters: its free covariances, or its θ where a function makes them."""
     return free_covariances(template, theta) if template.filled else theta

@@ -28,7 +28,8 @@ AT_ONCE = 300  # dense columns up to which second derivatives are formed side by
 
 def deviance_expansion(theta, sigma, cp: CrossProducts, reml: bool = True):
     """−2ℓ(θ, σ) with its gradient (m + 1,), Hessian (m + 1, m + 1), factors, and L̃⁻¹dS L̃⁻ᵀ (m, r, r)."""
-    eliminated, inverse = factorise(theta, cp)
+    here = cp.at(theta)
+    eliminated, inverse = factorise(theta, here)
     nu, ratio = residual_df(cp, reml), (inverse[-1, -1] * sigma) ** -2  # r²/σ²
     gradient, hessian, x = weighted_slopes(theta, cp, weights(cp, reml, ratio), eliminated, inverse)
     of_r = x[:, -1, -1]  # d log r²
@@ -37,7 +38,7 @@ def deviance_expansion(theta, sigma, cp: CrossProducts, reml: bool = True):
     corner = jnp.reshape((6 * ratio - 2 * nu) / sigma**2, (1, 1))
     hessian = jnp.block([[hessian, cross], [cross.T, corner]])
     gradient = jnp.append(gradient, 2 * (nu - ratio) / sigma)
-    value = deviance_of(inverse_pieces(cp, eliminated, inverse), sigma, cp, reml)
+    value = deviance_of(inverse_pieces(cp, eliminated, inverse), sigma, here, reml)
     return value, gradient, hessian, (eliminated, inverse), x
 
 
@@ -151,8 +152,12 @@ def _at(tree, index):
 def marginal(theta, cp: CrossProducts, directions: Callable, change):
     """log|V₀| and [X, y]ᵀV₀⁻¹[X, y] (p + 1, p + 1), in the basis of X, at D = TTᵀ + Σₐ changeₐ directionₐ.
 
-    V₀ = V/σ². directions : Factor → (k, P, P) symmetric. change : (k,). Its derivatives at zero are exact at any T.
+    V₀ = V/σ², with R = I: ValueError for a residual structure. directions : Factor → (k, P, P) symmetric. change :
+    (k,). Its derivatives at zero are exact at any T.
     """
+
+    if cp.unwhitened is not None:
+        raise ValueError("the expected information is not known with a residual structure: take the observed one")
 
     def moved(factor: Factor):
         return jnp.tensordot(change, directions(factor), 1)

@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .crossprod import CrossProducts, Response, Stage
+from .crossprod import CrossProducts
 from .linalg import UNROLL, cholesky
+from .products import Response, Stage
 
 EQUAL = 12  # decimals, relative to the largest element, to which Gram blocks are the same
 WORTH = 0.7  # share of the levels from which merging does not pay

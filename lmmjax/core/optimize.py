@@ -74,7 +74,7 @@ def begin(start, hessian=None, extra=None) -> State:
     zero, infinite = jnp.zeros((), int), jnp.full((), np.inf, start.dtype)
     curvature = jnp.eye(start.shape[0], dtype=start.dtype) if hessian is None else hessian
     nowhere = Minimum(start, infinite, 0 * start, curvature, extra, zero + RUNNING, zero, zero > 0)
-    return State(nowhere, nowhere, start, infinite, 0.5 * _norm(start), zero)
+    return State(nowhere, nowhere, start, infinite, _first_radius(start), zero)
 
 
 def iterate(
@@ -131,7 +131,7 @@ def _second_attempt(s: State, retry: Callable) -> State:
         at=_select(first_wins, kept, fresh),
         trial=jnp.where(again, start, s.trial),
         predicted=s.predicted,
-        radius=jnp.where(again, 0.5 * _norm(start), s.radius),
+        radius=jnp.where(again, _first_radius(start), s.radius),
         attempt=s.attempt + again,
     )
 
@@ -154,6 +154,11 @@ def model_step(gradient, hessian, radius):
     step = step * jnp.minimum(1, radius / jnp.maximum(_norm(step), tiny))
     predicted = -(g @ step) - 0.5 * jnp.sum(values * step**2)
     return vectors @ step, predicted, decrement, saddle
+
+
+def _first_radius(start):
+    size = _norm(start)
+    return 0.5 * jnp.where(size > 0, size, 1)
 
 
 def _norm(x):

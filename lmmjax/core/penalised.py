@@ -104,7 +104,7 @@ def _symmetric(problem: Problem):
     if problem.log_prior is not None:
         return np.zeros(problem.start.shape, bool)
     whole = [jnp.broadcast_to(problem.estimated[s].all(), s.stop - s.start) for s in plan.theta_slices()]
-    return plan.filled & jnp.concatenate(whole)
+    return plan.filled & jnp.concatenate([*whole, jnp.zeros(plan.n_phi, bool)])
 
 
 def _free(z, problem: Problem):

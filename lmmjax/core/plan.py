@@ -13,6 +13,7 @@ import numpy as np
 
 from .covariance import Template
 from .design import RandomTerm
+from .residual import Residual
 
 # A dense rank update costs about 1/50 of a sparse one per entry, and its border must fit in memory.
 DENSE_ADVANTAGE = 50
@@ -64,6 +65,7 @@ class Plan:
     templates : T(θ) of each term, in the design's order. chain, rest : Factors (all three static).
     parents : for each chain factor but the last, (ℓ,) the level of the next factor that holds each level.
     crossings : a Crossing per chain factor, or () where the rest is empty or kept as a dense border.
+    n_phi : parameters of the residual structure, which stand behind θ (static).
     """
 
     templates: tuple[Template, ...] = field(metadata={"static": True})
@@ -71,6 +73,12 @@ class Plan:
     rest: tuple[Factor, ...] = field(metadata={"static": True})
     parents: tuple[Any, ...] = ()
     crossings: tuple[Crossing, ...] = ()
+    n_phi: int = field(default=0, metadata={"static": True})
+
+    @property
+    def n_theta(self) -> int:
+        """Number of covariance parameters m."""
+        return sum(t.n_theta for t in self.templates)
 
     @property
     def q_rest(self) -> int:
@@ -84,8 +92,8 @@ class Plan:
 
     @property
     def filled(self) -> np.ndarray:
-        """(m,) whether each θ is an entry of its T, in whose columns a criterion is even."""
-        return np.concatenate([np.full(t.n_theta, t.filled) for t in self.templates])
+        """(m + k,) whether each θ is an entry of its T, in whose columns a criterion is even; no φ is."""
+        return np.concatenate([*(np.full(t.n_theta, t.filled) for t in self.templates), np.zeros(self.n_phi, bool)])
 
     def take(self, rows) -> "Plan":
         """The plan for a chunk of the rows (a slice or index array), whose cross-products then add to the others'."""
@@ -105,25 +113,27 @@ def term_slices(templates: tuple[Template, ...]) -> list[slice]:
     return [slice(int(a), int(b)) for a, b in pairwise(stops)]
 
 
-def make_plan(terms: tuple[RandomTerm, ...]) -> Plan:
+def make_plan(terms: tuple[RandomTerm, ...], residual: Residual | None = None) -> Plan:
     """Chooses the elimination order that leaves the smallest dense rest.
 
     Only codes, level counts and templates are looked at. Several grouping factors need concrete codes (the search runs
-    on the host); one factor does not.
+    on the host); one factor does not. residual : a factor of which it correlates rows of different
+    levels is left for the dense factorisation, as whitening mixes these rows; looked at on the host, too.
     """
-    templates = tuple(t.template for t in terms)
+    templates, n_phi = tuple(t.template for t in terms), 0 if residual is None else residual.n_phi
     groups = _group_terms(terms)
-    mixed = tuple(f for f in groups if terms[f.terms[0]].level_factor is not None)  # blocks of no factor's own
+    mixed = tuple(f for f in groups if _mixes(terms[f.terms[0]], residual))  # blocks of no factor's own
     groups = [f for f in groups if f not in mixed]
     if len(groups) <= 1:
-        return Plan(templates, tuple(groups), mixed)
+        return Plan(templates, tuple(groups), mixed, n_phi=n_phi)
     codes = {f: np.asarray(terms[f.terms[0]].codes) for f in groups}
     chain = _longest_chain(groups, codes)
     rest = tuple(f for f in groups if f not in chain) + mixed
     parents = parents_of(chain, [np.asarray(t.codes) for t in terms])
-    sparse = rest and not mixed and not _prefer_dense(chain, rest, codes)
+    correlated = residual is not None and residual.correlation is not None
+    sparse = rest and not mixed and not correlated and not _prefer_dense(chain, rest, codes)
     crossings = _crossings(chain, rest, codes) if sparse else ()
-    return Plan(templates, chain, rest, parents, crossings)
+    return Plan(templates, chain, rest, parents, crossings, n_phi)
 
 
 def parents_of(chain: tuple[Factor, ...], codes: list[np.ndarray]) -> tuple[np.ndarray, ...]:
@@ -142,6 +152,14 @@ def _group_terms(terms: tuple[RandomTerm, ...]) -> list[Factor]:
         else:
             found.append([i])
     return [Factor(tuple(m), terms[m[0]].n_levels, sum(terms[i].p for i in m)) for m in found]
+
+
+def _mixes(term: RandomTerm, residual: Residual | None) -> bool:
+    """Whether rows of different levels are correlated, by the levels' own correlations or by the residuals'."""
+    if term.level_factor is not None or residual is None or residual.correlation is None:
+        return term.level_factor is not None
+    rows, group = residual.occupied
+    return not _nested(group, np.asarray(term.codes)[rows], int(group.max()) + 1)
 
 
 def _same_factor(a, b) -> bool:

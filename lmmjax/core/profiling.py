@@ -17,12 +17,13 @@ from scipy.linalg import block_diag
 
 from .compile import jit
 from .covariance import Template
-from .crossprod import CrossProducts, Response
+from .crossprod import CrossProducts
 from .information import deviance_expansion
 from .linalg import solve_upper
 from .namespace import namespace
 from .optimize import newton
 from .plan import term_slices
+from .products import Response
 from .rectify import SINGULAR, column_norms
 from .start import column_scale
 
@@ -82,7 +83,7 @@ def minimise_on(chart: Chart, start, cp: CrossProducts):
 
     def retry(w):
         theta, moved = chart(w)[:-1], jnp.any(chart.linear != 0, 1)
-        vanished = column_norms(theta * chart.scale, chart.scale, cp.plan) < SINGULAR if cp.plan.templates else moved
+        vanished = column_norms(theta * chart.scale, chart.scale, cp.plan) < SINGULAR
         return jnp.any(vanished & moved), jnp.where(chart.free & (np.arange(len(w)) < len(w) - 1), chart.far, w)
 
     found = newton(evaluate, start, retry)
@@ -93,7 +94,8 @@ def minimise_on(chart: Chart, start, cp: CrossProducts):
 class Space:
     """The parameters of a fit as charts; NumPy only.
 
-    templates : those of the fit. cp : its cross-products, `squared`. theta, sigma : its ML estimate.
+    templates : those of the fit. cp : its cross-products, `squared`. theta, sigma : its ML estimate, with φ of a
+    residual structure behind θ, whose charts are φ itself.
     """
 
     templates: tuple[Template, ...]
@@ -101,13 +103,23 @@ class Space:
     theta: Any
     sigma: float
 
-    def chart(self, term: int = -1, columns: tuple[int, ...] = (), value: float = 0.0, sigma: bool = False) -> Chart:
+    def chart(
+        self,
+        term: int = -1,
+        columns: tuple[int, ...] = (),
+        value: float = 0.0,
+        sigma: bool = False,
+        phi: int | None = None,
+    ) -> Chart:
         """The chart on which columns (i,) of a term have the standard deviation `value`, columns (i, j) the
-        correlation `value`; or on which σ stays where the start has it."""
+        correlation `value`, or φ[phi] is `value`; or on which σ stays where the start has it."""
         axes = [_axes(t, columns if k == term else ()) for k, t in enumerate(self.templates)]
-        linear = block_diag(np.zeros((0, 0)), *axes)
+        linear = block_diag(np.zeros((0, 0)), *axes, np.eye(len(self._phi)))
         offset, positive = np.zeros(len(linear)), np.zeros(linear.shape[1] + 1, bool)
-        far = np.concatenate([*map(_far, self.templates), [0.0]])
+        far = np.concatenate([*map(_far, self.templates), self._phi, [0.0]])
+        if phi is not None:
+            row, column = (n - len(self._phi) + phi for n in linear.shape)
+            offset[row], linear[row, column] = value, 0
         if columns:
             first = term_slices(self.templates)[term].start
             _hold(linear, offset, positive, far, first, self.templates[term], columns, value)
@@ -128,7 +140,7 @@ class Space:
             if k == term and len(columns) == 2:
                 factor[1, 0] = np.hypot(*factor[1, :2])
             parts.append(factor[rows, cols] * scale[wide][: t.p][order][rows])
-        return np.append(np.concatenate(parts), np.log(self.sigma))
+        return np.concatenate([*parts, self._phi, [np.log(self.sigma)]])
 
     def unit(self, term: int, column: int) -> float:
         """The standard deviation that adds σ² to the mean variance of the rows."""
@@ -136,7 +148,12 @@ class Space:
 
     @cached_property
     def _power(self) -> np.ndarray:
-        return np.concatenate([np.full(t.n_theta, float(t.filled)) for t in self.cp.plan.templates] or [np.zeros(0)])
+        parts = [np.full(t.n_theta, float(t.filled)) for t in self.cp.plan.templates]
+        return np.concatenate([*parts, np.zeros(len(self._phi))])
+
+    @property
+    def _phi(self) -> np.ndarray:
+        return self.theta[sum(t.n_theta for t in self.templates) :]
 
     @cached_property
     def _scale(self) -> np.ndarray:
@@ -208,6 +225,34 @@ class HeldColumn:
         alone = np.where(keep & keep[:, None], cp.dense, np.diag(np.where(keep, 0.0, 1.0)))
         return replace(cp, stages=stages, dense=alone, response=Response(zy, dense, yy, shift))
 
-    def coefficients(self, beta: np.ndarray) -> np.ndarray:
+    def coefficients(self, beta: np.ndarray, value: float) -> np.ndarray:
         """(p,) in the order of X."""
         return beta[np.argsort(self.order)]
+
+
+@dataclass(frozen=True)
+class HeldColumnOfRows:
+    """The same where rows are whitened for each φ: no column stays orthogonal then, and the held one is left out.
+
+    cp : without column j of X. column : (N,) it, in the positions of the rows.
+    """
+
+    cp: CrossProducts
+    column: np.ndarray
+    j: int
+
+    @classmethod
+    def of(cls, cp: CrossProducts, j: int) -> "HeldColumnOfRows":
+        """Column j of X, NumPy only."""
+        assert cp.unwhitened is not None
+        column = cp.unwhitened.rows.X[:, -cp.p :] @ cp.basis[:, j]
+        return cls(cp.with_fixed(np.delete(np.eye(cp.p), j, 1)), column, j)
+
+    def at(self, value: float) -> CrossProducts:
+        """With the coefficient `value`."""
+        y = self.cp.response
+        return replace(self.cp, response=replace(y, placed=y.placed - value * self.column))
+
+    def coefficients(self, beta: np.ndarray, value: float) -> np.ndarray:
+        """(p,) in the order of X."""
+        return np.insert(beta, self.j, value)

@@ -13,15 +13,14 @@ SINGULAR = 1e-4  # lme4's tolerance for a vanished standard deviation, relative 
 
 
 def column_norms(x, scale, plan: Plan):
-    """(m,) at x = scale·θ the norm of the column of T that each θ belongs to (`Template.reach`)."""
+    """(m,) at x = scale·θ the norm of the column of T that each θ belongs to (`Template.reach`); ones for φ."""
     slices = zip(plan.templates, plan.theta_slices(), strict=True)
-    return jnp.concatenate([t.reach(x[s] if t.filled else x[s] / scale[s]) for t, s in slices])
+    norms = [t.reach(x[s] if t.filled else x[s] / scale[s]) for t, s in slices]
+    return jnp.concatenate([*norms, jnp.ones(plan.n_phi, x.dtype)])
 
 
 def moves(theta, scale, plan: Plan):
     """(m,) whether the covariance TTᵀ moves with each θ: not in a column of T that has vanished."""
-    if not plan.templates:
-        return theta > 0
     return column_norms(theta * scale, scale, plan) >= _rounding(theta)
 
 
@@ -43,7 +42,8 @@ def rectified(found: Minimum, scale, plan: Plan, symmetric=None) -> Minimum:
 
 def _rectify(at: Minimum, plan: Plan, symmetric) -> Minimum:
     pairs = list(zip(plan.templates, plan.theta_slices(), strict=True))
-    flip = jnp.where(symmetric, jnp.concatenate([t.signs(at.x[s]) for t, s in pairs]), 1)
+    signs = [*(t.signs(at.x[s]) for t, s in pairs), jnp.ones(plan.n_phi, at.x.dtype)]
+    flip = jnp.where(symmetric, jnp.concatenate(signs), 1)
     of_columns = [jnp.where(symmetric[s][0], t.column_signs(at.x[s]), 1) for t, s in pairs]
     factors = at.extra
     if factors is not None and plan.rest:

@@ -17,8 +17,8 @@ FEWEST, NUMBERS = 64, 2**14  # replicates in a block, and the rows in one
 def simulate(design: Design, theta, beta, sigma, key, n: int, b=None, first: int = 0):
     """(n, rows) responses. Replicate i uses `fold_in(key, first + i)`, so it does not depend on n or on chunks.
 
-    theta : (m,). beta : (p,). sigma : residual standard deviation. b : effects per term (ℓ, p_i) to condition on; drawn
-    anew for each replicate when None.
+    theta : (m,), with φ behind it where the residuals have a structure. beta : (p,). sigma : residual standard
+    deviation. b : effects per term (ℓ, p_i) to condition on; drawn anew for each replicate when None.
     """
     # In blocks of one shape: the last bit of a sum depends on the shape that it is computed in.
     block = max(FEWEST, 2 ** int(np.log2(max(1, NUMBERS // design.n))))
@@ -46,5 +46,8 @@ def response(design: Design, theta, beta, sigma, key, b=None):
         parts = zip(design.terms, keys, term_slices(tuple(t.template for t in design.terms)), strict=True)
         b = [sigma * spherical(t, k, dtype) @ t.template(theta[s]).T for t, k, s in parts]
     noise = sigma * jax.random.normal(noise_key, design.y.shape, dtype)
+    if design.residual is not None:
+        placed = design.residual.color(theta[design.n_theta :], design.residual.arrange(noise[:, None]))
+        noise = design.residual.restore(placed, design.n)[:, 0]
     noise = noise if design.weights is None else noise / jnp.sqrt(design.weights)
     return linear_predictor(design, beta, b) + noise

@@ -15,8 +15,9 @@ import numpy as np
 
 from .compile import jit
 from .criterion import residual_df
-from .crossprod import CrossProducts, Response
+from .crossprod import CrossProducts
 from .optimize import CONVERGED, DIVERGED, FAILED
+from .products import Response
 
 MOST_LEVELS = 1500  # up to which the eigendecomposition is cheap
 GRID, BEYOND = 32, 8  # cells of λ that are searched for the lowest: with the typical, and with the least eigenvalue

@@ -9,12 +9,13 @@ from .namespace import namespace
 
 def default_start(cp: CrossProducts, scale=None):
     """(m,) T = I in units where each column of Z has root mean square one: lme4's start for intercepts. Templates of
-    a function start where they say.
+    a function start where they say, and so do residual structures.
 
     scale : `column_scale(cp)`, where it is known already.
     """
-    start = np.concatenate([t.start for t in cp.plan.templates]).astype(cp.dense.dtype)
-    return start / namespace(cp).where(cp.plan.filled, column_scale(cp) if scale is None else scale, 1.0)
+    xp, phi = namespace(cp), () if cp.unwhitened is None else cp.unwhitened.structure.start
+    start = xp.concatenate([*(np.array(t.start) for t in cp.plan.templates), xp.asarray(phi)]).astype(cp.dense.dtype)
+    return start / xp.where(cp.plan.filled, column_scale(cp) if scale is None else scale, 1.0)
 
 
 def column_scale(cp: CrossProducts):
@@ -48,7 +49,8 @@ def curvature_guess(cp: CrossProducts, theta):
     per_term = by_term([squares for squares, _ in _column_products(cp)], cp.plan)
     squares = [g[:, r] for g, r in zip(per_term, rows, strict=True)]
     at = [sizes[s] for s in cp.plan.theta_slices()]
-    return xp.concatenate([4 * v * xp.sum((g / (1 + g * v)) ** 2, 0) for g, v in zip(squares, at, strict=True)])
+    parts = [4 * v * xp.sum((g / (1 + g * v)) ** 2, 0) for g, v in zip(squares, at, strict=True)]
+    return xp.concatenate([*parts, xp.full(cp.plan.n_phi, cp.n)])
 
 
 def _column_products(cp: CrossProducts):
@@ -67,8 +69,9 @@ def _column_products(cp: CrossProducts):
 
 
 def _per_theta(per_factor, cp: CrossProducts):
-    """(1, P) values per factor, one for each row of T → (m,): of the rows that a θ moves, their norm over ∂T/∂θ."""
+    """(1, P) values per factor, one for each row of T → (m + k,): of the rows that a θ moves, their norm over ∂T/∂θ;
+    one for each φ."""
     xp, per_term = namespace(cp), by_term(per_factor, cp.plan)
     shares = [(t.basis**2).sum(2) for t in cp.plan.templates]  # (n_theta, p)
     parts = [xp.sqrt(share.astype(v.dtype) @ v[0] ** 2) for v, share in zip(per_term, shares, strict=True)]
-    return xp.concatenate([*parts, cp.response.shift[:0]])
+    return xp.concatenate([*parts, xp.ones(cp.plan.n_phi, cp.dense.dtype)])

@@ -15,6 +15,7 @@ from ..core.start import default_start
 from ..errors import DataError
 from ..fit import Fit
 from ..formula import Schema, build
+from ..guard import check_independent
 from ..precision import in_float64
 
 NULL = 1e-9  # eigenvalue of the information, relative to the largest, that is rounding
@@ -54,6 +55,7 @@ def identifiability(model: Fit | str, data: Any = None) -> Identifiability:
     bad formulas and data.
     """
     if isinstance(model, Fit):
+        check_independent(model.schema, "identifiability()")
         return _explained(model.schema, model.design)
     if data is None:
         raise DataError("identifiability of a formula needs the data: identifiability(formula, data)")

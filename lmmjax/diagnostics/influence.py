@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 
 from ..core.compile import jit
-from ..core.crossprod import CrossProducts, segment_outer
+from ..core.crossprod import CrossProducts
 from ..core.groups import Parameters, case_derivatives, group_deviances, group_products, of_estimate, without_each
 from ..core.optimize import CONVERGED, FIXED
+from ..core.products import segment_outer
 from ..errors import DataError
 from ..fit import Fit
 from ..formula.hints import suggest
@@ -171,6 +172,7 @@ def vcov_cr(fit: Fit, kind: str = "CR2") -> pd.DataFrame:
 
     Raises DataError where there are no independent groups, ValueError for an unknown kind.
     """
+    check_fits((fit,), "vcov_cr")
     if kind not in KINDS:
         raise ValueError(f"kind {kind!r}: known are {', '.join(KINDS)}")
     groups_of(fit)

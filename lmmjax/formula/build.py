@@ -17,6 +17,7 @@ from .grouping import fit_grouping, lme4_order
 from .matrices import Matrix, fit_matrices, independent_columns
 from .parse import ParsedFormula, parse
 from .relations import by_group, level_factor, template_of
+from .residual import Structure, checked, expressions, fit_residual
 from .rows import check_action, complete, select, subset_mask
 from .schema import Aliased, GroupTerm, Prepared, Schema
 from .scope import resolve
@@ -37,6 +38,7 @@ def build(
     na_action: str = "omit",
     relmat: Any = None,
     covariance: Any = None,
+    residual: Any = None,
     saturated: bool = False,
 ) -> tuple[Schema, Design]:
     """Turn a formula and data into the arrays of a model and the names that go with them.
@@ -48,19 +50,22 @@ def build(
     contrasts : a coding for all unordered factors of the fixed part, or a dict by factor.
     subset : (n₀,) booleans or a condition as text; na_action : "omit" rows with missing values, or "raise".
     relmat : correlations between levels, by grouping factor. covariance : templates, by grouping factor.
+    residual : a `Structure` of the residuals, or None.
     saturated : allow random terms with as many effects as rows, whose variance cannot be told from the residual one.
     Returns the Schema and a Design of float64 NumPy arrays; terms come in lme4's order.
     Raises FormulaError and DataError, naming the culprit.
     """
     check_action(na_action)
     parsed = parse(formula)
+    structure = checked(residual)
     frame = frame_of(data)
     if frame.n == 0:
         raise DataError("the data are empty: they have no rows")
-    extras = _Extras.read(weights, offset, frame)
+    extras = _Extras.read(weights, offset, structure, frame)
     rows, index, n_dropped = _used_rows(parsed, frame, extras, env.namespace, subset, na_action)
     y, w, o, offsets = _vectors(parsed, extras, rows, index)
     fixed, X, aliased, groups, random = _matrices(parsed, contrasts, rows, index, relmat, covariance, saturated)
+    fitted, made = fit_residual(structure, rows, index)
     schema = Schema(
         formula=formula,
         response=parsed.response.label,
@@ -72,19 +77,24 @@ def build(
         array_offset=extras.has_array_offset,
         rows=rows,
         aliased=aliased,
+        residual=fitted,
     )
-    return schema, Design(X=X, y=y, terms=random, weights=w, offset=o)
+    return schema, Design(X=X, y=y, terms=random, weights=w, offset=o, residual=made)
 
 
 @dataclass(frozen=True)
 class _Extras:
-    """The weights and offset arguments: those given as text, and those given as arrays of the data's length."""
+    """The weights and offset arguments: those given as text, and those given as arrays of the data's length.
+
+    residual : the columns of the residual structure.
+    """
 
     texts: dict[str, Expression]
     arrays: dict[str, np.ndarray]
+    residual: list[Expression]
 
     @classmethod
-    def read(cls, weights: Any, offset: Any, frame: Frame) -> "_Extras":
+    def read(cls, weights: Any, offset: Any, structure: Structure | None, frame: Frame) -> "_Extras":
         texts, arrays = {}, {}
         for name, value in ((WEIGHTS, weights), (OFFSET, offset)):
             if isinstance(value, str):
@@ -92,7 +102,7 @@ class _Extras:
                 texts[name] = expression(quoted)
             elif value is not None:
                 arrays[name] = vector(value, name.strip("()"), frame.n)
-        return cls(texts, arrays)
+        return cls(texts, arrays, expressions(structure))
 
     @property
     def has_array_offset(self) -> bool:
@@ -100,7 +110,7 @@ class _Extras:
 
 
 def _expressions(parsed: ParsedFormula, extras: _Extras) -> list[Expression]:
-    found = [parsed.response, *parsed.offsets, *extras.texts.values()]
+    found = [parsed.response, *parsed.offsets, *extras.texts.values(), *extras.residual]
     for text in (parsed.fixed, *(bar.raw for bar in parsed.bars)):
         found.extend(f.expression for term in terms(text) for f in term.factors)
     found.extend(atom for bar in parsed.bars for atom in bar.atoms)

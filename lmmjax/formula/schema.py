@@ -9,11 +9,13 @@ import numpy as np
 import pandas as pd
 
 from ..errors import DataError, FormulaError
+from .expression import Expression
 from .frame import Frame, Rows, frame_of, vector
 from .grouping import Grouping
 from .hints import plural, suggest
 from .matrices import Matrix, build
 from .parse import Bar
+from .residual import Fitted, expressions
 from .scope import resolve_again
 from .terms import Factor
 from .values import missing
@@ -84,6 +86,7 @@ class Schema:
     array_offset : whether an offset came as an array, which new data cannot give again.
     rows : the columns that the formula names in the rows used, and its factors evaluated there.
     aliased : fixed-effects columns left out because they depend on columns before them, or None.
+    residual : the residual structure, or None.
     """
 
     formula: str
@@ -96,6 +99,7 @@ class Schema:
     array_offset: bool
     rows: Rows
     aliased: Aliased | None
+    residual: Fitted | None = None
 
     @property
     def constants(self) -> Mapping[str, Any]:
@@ -159,6 +163,12 @@ class Schema:
                 _check_finite(pair[0], g.columns)
         return X, random, np.sum(offset, axis=0) if offset else None
 
+    def residual_places(self, newdata: Any) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+        """Where new rows stand in the residual structure: see `Fitted.places`. Raises as `new_data`."""
+        if self.residual is None:
+            raise FormulaError(f"{self.formula!r} was fitted without residual=")
+        return self.residual.places(self._named(expressions(self.residual.structure), frame_of(newdata)))
+
     def excess(self, newdata: Any) -> np.ndarray:
         """(n, d) how far new data are from the dependence that d columns were left out for, of order one.
 
@@ -183,10 +193,13 @@ class Schema:
 
     def _rows(self, frame: Frame, terms: list[GroupTerm]) -> Rows:
         matrices = [self.fixed, *(g.matrix for g in terms)]
-        expressions = [f.expression for m in matrices for f in m.factors]
-        expressions += [o.factor.expression for o in self.offsets] + [a for g in terms for a in g.grouping.atoms]
-        columns = resolve_again(expressions, frame, self.constants)
-        names = {i: name for e in expressions for i, name in e.variables}
+        needed = [f.expression for m in matrices for f in m.factors]
+        needed += [o.factor.expression for o in self.offsets] + [a for g in terms for a in g.grouping.atoms]
+        return self._named(needed, frame)
+
+    def _named(self, needed: list[Expression], frame: Frame) -> Rows:
+        columns = resolve_again(needed, frame, self.constants)
+        names = {i: name for e in needed for i, name in e.variables}
         for identifier, value in columns.items():
             gap = missing(value)
             if gap is not None and gap.any():

@@ -25,7 +25,7 @@ def anova(*fits: Fit, type: int | str = 3, ddf: str | None = "satterthwaite", re
     Several fits: one table with a row for each, see `inference.compare.compare_fits`; refit : REML fits by ML first.
     Raises ValueError for unknown options, DataError for Kenward–Roger on an ML fit or fits that do not compare.
     """
-    check_fits(fits, "anova")
+    check_fits(fits, "anova", structured=True)
     if len(fits) != 1:
         return compare_fits(*fits, refit=refit)
     kind = KINDS.get(str(type))

@@ -12,6 +12,7 @@ import pandas as pd
 from ..core.batch import MEMORY
 from ..core.estimate import Estimate
 from ..fit import Fit
+from ..guard import check_independent
 from ..precision import in_float64, to_numpy
 from ..refitting import key_of, refit_many
 from ..tables import format_numbers, text_table
@@ -169,6 +170,8 @@ def bootstrap(
     """
     _check_options(kind, use_u, levels, rows)
     check_replicates(n)
+    if kind != "parametric":
+        check_independent(fit.schema, f"the bootstrap of kind={kind!r}")
     key = key_of(seed)
     if kind == "cases":
         draws, status = case_draws(fit, statistic, key, n, (levels, rows), memory, progress)

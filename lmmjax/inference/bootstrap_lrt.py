@@ -11,7 +11,7 @@ from ..core.estimate import estimate
 from ..fit import Fit
 from ..precision import in_float64, to_numpy
 from ..refitting import key_of
-from .nesting import ZERO, check_comparable, likelihood_ratio
+from .nesting import ZERO, check_comparable, check_fits, likelihood_ratio
 from .results import BootstrapTest
 from .sampling import (
     LARGEST,
@@ -54,6 +54,7 @@ def bootstrap_lrt(
     not in the span of the other's, and where the null has the larger likelihood, so that it cannot be nested.
     """
     check_replicates(n)
+    check_fits((null, alt), "bootstrap_lrt")
     null, alt = (null, alt) if null.df <= alt.df else (alt, null)
     check_comparable(null, alt)
     e0, e1 = (to_numpy(estimate(f.cross_products, reml=False)) for f in (null, alt))

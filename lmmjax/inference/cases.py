@@ -11,13 +11,15 @@ import numpy as np
 from ..core.batch import minimise_many
 from ..core.chunks import chunk_size, in_chunks, lanes, spread
 from ..core.criterion import factorise
-from ..core.crossprod import CrossProducts, Rows
+from ..core.crossprod import CrossProducts
 from ..core.estimate import Estimate, at_minimum, estimate, solve
 from ..core.namespace import namespace
 from ..core.optimize import FAILED, Minimum
+from ..core.products import Rows
 from ..core.start import column_scale
 from ..errors import DataError
 from ..fit import Fit
+from ..guard import check_independent
 from ..precision import in_float64, to_numpy
 from ..refitting import given_theta
 
@@ -159,6 +161,7 @@ def jackknife(fit: Fit, statistic: Callable[[Estimate], Any]) -> Any:
     A unit is a level of the grouping factor; of nested factors the outermost, whose levels are independent; of crossed
     ones the largest, which is an approximation; without random effects a row. Units that X needs give NaN.
     """
+    check_independent(fit.schema, "the jackknife of kind='bca'")
     cp, value = fit.cross_products, jax.jit(statistic)
     chain = len(cp.plan.chain)
     codes = kept_rows(cp).codes[chain - 1] if chain else np.arange(fit.nobs)

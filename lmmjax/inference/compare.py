@@ -26,6 +26,7 @@ from .nesting import (
     check_fixed,
     check_same_data,
     check_same_fixed,
+    check_structures,
     likelihood_ratio,
     not_spanned,
     outside_span,
@@ -55,10 +56,10 @@ def compare_fits(*fits: Fit, refit: bool = True) -> pd.DataFrame:
     """
     if len(fits) < 2:
         raise ValueError(f"anova() compares two or more fits; it was given {len(fits)}")
-    check_fits(fits, "anova")
+    check_fits(fits, "anova", structured=True)
     for fit in fits[1:]:
         check_same_data(fits[0], fit)
-    restricted = [f.reml for f in fits if f.design.terms]
+    restricted = [f.reml for f in fits if not f.is_lm]
     reml = not refit and any(restricted)
     if reml and not all(restricted):
         raise ValueError("refit=False: some of the fits are by REML, others by ML; let them be refitted by ML")
@@ -100,7 +101,7 @@ def lrt(null: Fit, alt: Fit, method: str = "auto", n: int = DRAWS, seed: Any = 0
     if method not in METHODS:
         raise ValueError(f"method={method!r}: choose one of {', '.join(METHODS)}")
     check_replicates(n)
-    check_fits((null, alt), "lrt")
+    check_fits((null, alt), "lrt", structured=True)
     null, alt = (null, alt) if null.df <= alt.df else (alt, null)
     check_comparable(null, alt)
     _check_nested(null, alt)
@@ -109,7 +110,7 @@ def lrt(null: Fit, alt: Fit, method: str = "auto", n: int = DRAWS, seed: Any = 0
     df = alt.df - null.df
     p_chisq = float(chdtrc(df, statistic))
     found: dict[str, Any] = {"p_value": p_chisq, "weights": pd.Series([1.0], [df])}
-    if method != "chisq":
+    if method != "chisq" and not _differ_in_phi_only(null, alt):
         limit = boundary_test(statistic, null, alt, reml, method == "auto", n, seed)
         found = {"p_value": limit.p, "weights": limit.weights, "p_se": limit.p_se, "draws": limit.draws}
         if len(limit.weights) > 1 and null.design.terms and null.is_singular:
@@ -177,7 +178,7 @@ def lrt_table(index: pd.Index, npar, loglik, chisq, df, nobs: int, note: str, **
 
 def by_ml(fit: Fit) -> Fit:
     """The fit, or if it is a REML fit the same model by ML; a θ that was given stays."""
-    if not fit.reml or not fit.design.terms:
+    if not fit.reml or fit.is_lm:
         return fit
     return fit_cross_products(fit.schema, fit.design, fit.cross_products, False, given_theta(fit))
 
@@ -192,6 +193,7 @@ def outermost(matrix: Matrix) -> list[str]:
 def _check_nested(null: Fit, alt: Fit) -> None:
     """DataError where the null is no special case; models of which it cannot be told pass."""
     check_fixed(null, alt)
+    check_structures(null, alt)
     try:
         placed(null, alt)
     except Undetermined:
@@ -200,12 +202,21 @@ def _check_nested(null: Fit, alt: Fit) -> None:
 
 def _one_criterion(null: Fit, alt: Fit) -> tuple[Fit, Fit, bool, str]:
     """Both fits by one criterion, whether it is REML, and a note that says so."""
-    restricted = [f.reml for f in (null, alt) if f.design.terms]
+    restricted = [f.reml for f in (null, alt) if not f.is_lm]
     if restricted and all(restricted) and not outside_span(alt, null):
         check_same_fixed(null, alt)
         return null, alt, True, "by REML"
     note = "by ML, REML fits refitted" if any(restricted) else "by ML"
     return by_ml(null), by_ml(alt), False, note
+
+
+def _differ_in_phi_only(null: Fit, alt: Fit) -> bool:
+    """Whether no variance of a random effect is tested in fits with residual structures; DataError where one is."""
+    if null.design.residual is None and alt.design.residual is None:
+        return False
+    if null.design.n_theta != alt.design.n_theta:
+        raise DataError("the limit is not known where variances are tested beside a residual structure: method='chisq'")
+    return True
 
 
 def _limit_p(statistic: float, null: Fit, alt: Fit, n: int, seed: Any) -> float:

@@ -31,8 +31,8 @@ def confint(
     """Confidence intervals: lower, upper by parameter.
 
     parameters : names such as "sd_Intercept|operator", "cor_Days.Intercept|Subject", "sigma" or a column of X; None for
-    all, in lme4's order: the lower triangle of each term column by column, σ, β. σ and the sd of an intercept are in
-    units of the response.
+    all, in lme4's order: the lower triangle of each term column by column, the parameters of a residual structure, σ,
+    β. σ and the sd of an intercept are in units of the response.
     method :
     "profile", where the profiled ML deviance is a χ²₁ quantile above its minimum (see `profile`); limits on the
     boundary are exactly 0, or ±1 for a correlation.
@@ -44,7 +44,7 @@ def confint(
     `.attrs["note"]` of the table says what a reader must know. Raises ValueError for unknown options, DataError for
     names of no parameter.
     """
-    check_fits((fit,), "confint")
+    check_fits((fit,), "confint", structured=True)
     check_level(level)
     if method not in METHODS:
         raise ValueError(f"method={method!r}: choose one of {', '.join(METHODS)}")
@@ -69,5 +69,6 @@ def _wald(fit: Fit, level: float, ddf: str | None) -> np.ndarray:
 
 def _boot(fit: Fit, level: float, n: int, seed: Any, kind: str) -> np.ndarray:
     """(k, 2) limits of all parameters from one bootstrap."""
-    everything = statistic(fit.cross_products.plan.templates)
+    structures = () if fit.design.residual is None else fit.design.residual.structures
+    everything = statistic(fit.cross_products.plan.templates, structures)
     return bootstrap(fit, everything, n, seed).interval(level, kind).to_numpy()

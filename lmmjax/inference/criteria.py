@@ -23,7 +23,7 @@ def aicc(fit: Fit) -> float:
     By the likelihood that `fit.aic` takes: the restricted one of a REML fit. Exact for linear models; for mixed ones
     n rows count as independent, which flatters them.
     """
-    check_fits((fit,), "aicc")
+    check_fits((fit,), "aicc", structured=True)
     k, left = fit.df, fit.nobs - fit.df - 1
     return float(fit.aic + 2 * k * (k + 1) / left) if left > 0 else np.inf
 

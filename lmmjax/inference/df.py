@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from patsy import DesignInfo, PatsyError
 
+from ..core.blockwise import blockwise_pieces
 from ..core.crossprod import CrossProducts
 from ..core.estimate import Estimate
 from ..core.freedom import KenwardRogerPieces, SatterthwaitePieces, kenward_roger_pieces, satterthwaite_pieces
@@ -226,11 +227,12 @@ def freedom(estimate: Estimate, cp: CrossProducts, reml: bool, ddf: str | None) 
     vcov, nu = np.asarray(estimate.vcov), float(cp.n) - cp.p
     if ddf is None:
         return Freedom(vcov)
-    nothing_to_know = not cp.p or not cp.plan.templates or int(estimate.status) == FIXED
+    nothing_to_know = not cp.p or not estimate.theta.size or int(estimate.status) == FIXED
     if ddf == "residual" or nothing_to_know:
         return Freedom(vcov, nu)
     if ddf == "kenward-roger":
-        return kenward_roger(estimate.sigma, to_numpy(kenward_roger_pieces(estimate.theta, cp)))
+        pieces_of = kenward_roger_pieces if cp.unwhitened is None else blockwise_pieces
+        return kenward_roger(estimate.sigma, to_numpy(pieces_of(estimate.theta, cp)))
     pieces = to_numpy(satterthwaite_pieces(estimate.theta, estimate.sigma, cp, reml))
     found = satterthwaite(pieces, estimate.free)
     if not np.isfinite(found.parameters).all():

@@ -21,7 +21,7 @@ from ..core.start import column_scale, curvature_guess
 from ..errors import ConvergenceWarning, FormulaError
 from ..fit import Fit
 from ..formula.hints import listed, suggest
-from ..guard import caller
+from ..guard import caller, check_independent
 from ..precision import in_float64, to_numpy
 from .compare import NONE, by_ml, lrt_table, outermost
 
@@ -40,6 +40,7 @@ def drop_one(fit: Fit, columns: Any = None, terms: Any = None) -> pd.DataFrame:
     sum contrasts gives tests of type III, and columns that the fit left out as dependent stay out.
     Raises FormulaError for unknown names, ValueError for columns together with terms; warns with ConvergenceWarning.
     """
+    check_independent(fit.schema, "drop_one()")
     chosen = _chosen(fit, columns, terms)
     full = by_ml(fit)
     kept = np.ones((len(chosen), fit.design.p))

@@ -92,7 +92,7 @@ def _theta(e: Estimate) -> Any:
 
 
 def _check_random(fit: Fit, name: str) -> None:
-    check_fits((fit,), name)
+    check_fits((fit,), name, structured=name == "ranef_intervals")
     if not fit.design.terms:
         raise DataError(f"{fit.schema.formula!r} has no random effects")
 

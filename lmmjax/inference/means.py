@@ -50,7 +50,7 @@ def emmeans(
     Source: Searle, Speed & Milliken (1980), The American Statistician 34, 216-221; as R's package emmeans.
     Raises FormulaError for unknown variables, DataError for values that the fit does not know, ValueError for options.
     """
-    check_fits((fit,), "emmeans")
+    check_fits((fit,), "emmeans", structured=True)
     check_level(level)
     if not isinstance(specs, str | list | tuple):
         raise TypeError(f"emmeans(): specs must be a name, a list of names or a text such as 'a * b', not {specs!r}")
@@ -65,7 +65,7 @@ def emmeans(
     if len(set(names)) < len(names):
         raise FormulaError(f"emmeans(): a variable is named twice in {', '.join(names)}")
     if ddf == "auto":
-        ddf = ("kenward-roger" if fit.reml else "satterthwaite") if fit.design.terms else "residual"
+        ddf = ("kenward-roger" if fit.reml else "satterthwaite") if not fit.is_lm else "residual"
     L, shift, excess = _averages(fit, grid, names, weights)
     first = np.unique(grid.cell(names), return_index=True)[1]
     levels = {v: grid.values[v].take(grid.codes[v][first]) for v in names}

@@ -7,6 +7,7 @@ import numpy as np
 from ..core.design import RandomTerm
 from ..errors import DataError
 from ..fit import Fit
+from ..guard import check_independent
 from ..refitting import given_theta
 
 SPAN = 1e-8  # of a column's length: what is left of it outside a span
@@ -25,23 +26,35 @@ class Placed(NamedTuple):
     columns: np.ndarray
 
 
-def check_fits(fits: Any, name: str) -> None:
-    """Raises TypeError for what is no fit."""
+def check_fits(fits: Any, name: str, structured: bool = False) -> None:
+    """Raises TypeError for what is no fit, and unless `structured` DataError for one with a residual structure."""
     for fit in fits:
         if not isinstance(fit, Fit):
             raise TypeError(f"{name}() takes fits of lmer() or lm(), not {type(fit).__name__}")
+        if not structured:
+            check_independent(fit.schema, f"{name}()")
 
 
 def check_comparable(null: Fit, alt: Fit) -> None:
     """Raises DataError, naming what differs, unless `null` can be a special case of `alt`, the larger model."""
     check_same_data(null, alt)
     check_fixed(null, alt)
+    check_structures(null, alt)
     for fit in (null, alt):
         if given_theta(fit) is not None:
             raise DataError(f"theta of {fit.schema.formula!r} was given: it cannot be counted as a parameter")
     if null.df == alt.df:
         text = f"have the same number of parameters, {null.df}: neither is the smaller one"
         raise DataError(f"{_both(null, alt)} {text}")
+
+
+def check_structures(null: Fit, alt: Fit) -> None:
+    """Raises DataError unless the null's residual structure is a special case of the other's: absent, some of its
+    factors, or a correlation within an unstructured one."""
+    small, large = (None if f.schema.residual is None else f.schema.residual.structure for f in (null, alt))
+    if small is not None and (large is None or not small.within(large)):
+        text = f"residual={small} is no special case of residual={large}"
+        raise DataError(f"{_both(null, alt)} are not nested: {text}")
 
 
 def check_same_data(one: Fit, other: Fit) -> None:

@@ -22,6 +22,7 @@ from ..formula.frame import frame_of
 from ..precision import in_float64
 from ..refitting import key_of, refit_many
 from .intervals import check_level, tails
+from .nesting import check_fits
 from .sampling import check_replicates, chunks, failed, response_bytes
 
 METHODS = ("studentized", "percentile", "plugin")
@@ -64,6 +65,7 @@ def predict_interval(
     new_level, ValueError for unknown options.
     """
     _check_options(n, level, method)
+    check_fits((fit,), "predict_interval")
     target = _target(fit, newdata, new_level, mean)
     draws, n_failed = _draws(fit, target, method, n, key_of(seed), memory, progress)
     e = fit.estimate

@@ -14,10 +14,11 @@ import pandas as pd
 from scipy.optimize import brentq
 from scipy.special import ndtri
 
+from ..core.correlation import Unstructured
 from ..core.estimate import estimate
 from ..core.optimize import CONVERGED, STALLED
 from ..core.plan import term_slices
-from ..core.profiling import Chart, HeldColumn, Space, minimise_on, squared
+from ..core.profiling import Chart, HeldColumn, HeldColumnOfRows, Space, minimise_on, squared
 from ..errors import ConvergenceWarning, DataError
 from ..fit import Fit
 from ..guard import caller
@@ -35,9 +36,9 @@ ROUNDING = 1e-7  # a standard deviation, over σ and in units of its column, tha
 
 
 class Point(NamedTuple):
-    """A constrained minimum. u : the held parameter, for σ its logarithm. zeta : signed root of the deviance's excess.
+    """A constrained minimum. u : the held parameter, for σ its logarithm, for a residual structure's the free φ.
 
-    w : the coordinates on its chart. numbers : (k,) all parameters there.
+    zeta : signed root of the deviance's excess. w : the coordinates on its chart. numbers : (k,) all parameters there.
     """
 
     u: float
@@ -64,9 +65,10 @@ class Likelihood:
 
     def numbers_at(self, chart: Chart, w: np.ndarray, beta: np.ndarray) -> np.ndarray:
         """(k,) all parameters at a point of a chart."""
-        at, plan = chart(w), self.space.cp.plan
+        at, plan, structure = chart(w), self.space.cp.plan, self.fit.design.residual
         factors = [t(at[s]) for t, s in zip(plan.templates, plan.theta_slices(), strict=True)]
-        return values(self.templates, factors, at[-1], beta)
+        phi = () if structure is None else np.asarray(structure.natural(at[plan.n_theta : -1]))
+        return values(self.templates, factors, at[-1], beta, phi)
 
 
 class Curve:
@@ -76,9 +78,13 @@ class Curve:
         self.likelihood, self.parameter = likelihood, parameter
         space, kind = likelihood.space, parameter.kind
         self.columns = parameter.columns if parameter.term >= 0 else ()
-        self.column = HeldColumn.of(space.cp, parameter.columns[0]) if kind == "beta" else None
+        held = HeldColumn if space.cp.unwhitened is None else HeldColumnOfRows
+        self.column = held.of(space.cp, parameter.columns[0]) if kind == "beta" else None
         self.u = float(np.log(self.estimate) if kind == "sigma" else self.estimate)
-        bounds = {"sd": (0.0, np.inf), "cor": (-1.0, 1.0), "sigma": (self.u - RANGE, self.u + RANGE)}
+        if kind == "phi":
+            self.u = float(likelihood.ml.theta[likelihood.fit.design.n_theta + parameter.columns[0]])
+        line = (self.u - RANGE, self.u + RANGE)
+        bounds = {"sd": (0.0, np.inf), "cor": (-1.0, 1.0), "sigma": line, "phi": line}
         self.bounds = bounds.get(kind, (-np.inf, np.inf))
         self.points = {self.u: Point(self.u, 0.0, space.start(parameter.term, self.columns), likelihood.numbers)}
 
@@ -105,6 +111,8 @@ class Curve:
             return float(np.sqrt(e.vcov[self.parameter.columns * 2]))
         if kind == "sigma":
             return float(1 / np.sqrt(self.likelihood.fit.nobs))
+        if kind == "phi":
+            return 0.2
         if kind == "cor":
             return 0.05 + 0.2 * (1 - abs(self.u))
         return 0.2 * max(self.u, self.likelihood.space.unit(self.parameter.term, self.columns[0]))
@@ -123,11 +131,12 @@ class Curve:
     def _minimum(self, u: float, w: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
         """The deviance, w and all parameters."""
         space, kind, of = self.likelihood.space, self.parameter.kind, self.parameter.term
-        chart = space.chart(of, self.columns, u, kind == "sigma")
+        phi = self.parameter.columns[0] if kind == "phi" else None
+        chart = space.chart(of, self.columns, u, kind == "sigma", phi)
         w = np.append(w[:-1], u) if kind == "sigma" else w
         cp = self.column.at(u) if self.column else space.cp
         deviance, w, beta = self.likelihood.minimum(chart, w, cp)
-        numbers = self.likelihood.numbers_at(chart, w, self.column.coefficients(beta) if self.column else beta)
+        numbers = self.likelihood.numbers_at(chart, w, self.column.coefficients(beta, u) if self.column else beta)
         if kind == "cor":
             deviance, numbers = min((deviance, numbers), *self._without_one, key=lambda found: found[0])
             numbers = np.where(np.arange(len(numbers)) == self.parameter.place, u, numbers)
@@ -197,6 +206,11 @@ class Curve:
         return min(wanted, GROWTH * distance) - distance
 
     def _value(self, u: float) -> float:
+        structure = self.likelihood.fit.design.residual
+        if self.parameter.kind == "phi" and structure is not None:  # each number is a function of its own φ
+            place = self.parameter.columns[0]
+            free = np.where(np.arange(structure.n_phi) == place, u, 0.0)
+            return float(structure.natural(free)[place])
         return float(np.exp(u)) if self.parameter.kind == "sigma" else u
 
     def _warn(self, text: str) -> None:
@@ -263,19 +277,20 @@ def profile(fit: Fit, parameters: Any = None, level: float = 0.99) -> Profile:
     parameters : names as in `confint`, or None for all: standard deviations of random effects, their correlations, σ
     and the fixed effects, in lme4's order. level : the points of the table reach to the limits of this level; `confint`
     of the result gives those of any level. A REML fit is profiled by ML, as in lme4, and `.note` says so.
-    Standard deviations and correlations of terms whose covariance is a function of other parameters (`covariance=`)
-    have no profile: None leaves them out, their names raise DataError. So does a fit with a given θ.
+    Standard deviations and correlations of terms whose covariance is a function of other parameters (`covariance=`),
+    and unstructured correlations of residuals, have no profile: None leaves them out, their names raise DataError. So
+    does a fit with a given θ.
     """
-    check_fits((fit,), "profile")
+    check_fits((fit,), "profile", structured=True)
     check_level(level)
     if given_theta(fit) is not None:
         raise DataError(f"theta of {fit.schema.formula!r} was given, not estimated: it has no profile")
     everything = parameters_of(fit)
     wanted = chosen(everything, parameters)
-    open_ = [p for p in wanted if p.term < 0 or fit.design.terms[p.term].template.filled]
+    open_ = [p for p in wanted if _has_profile(fit, p)]
     if parameters is not None and len(open_) < len(wanted):
         missing = ", ".join(p.name for p in wanted if p not in open_)
-        raise DataError(f"{missing}: functions of other parameters (covariance=), for which there is no profile")
+        raise DataError(f"{missing}: functions of other parameters (covariance= or residual=): no profile")
     likelihood = Likelihood(fit)
     curves = {p.name: Curve(likelihood, p) for p in open_}
     return Profile(curves, level, _note(fit, curves, len(wanted) - len(open_)))
@@ -283,10 +298,18 @@ def profile(fit: Fit, parameters: Any = None, level: float = 0.99) -> Profile:
 
 def _note(fit: Fit, curves: dict[str, Curve], left_out: int) -> str:
     """One sentence for each thing that a reader must know."""
-    notes = ["profiled by ML, though the fit is by REML"] if fit.reml and fit.design.terms else []
+    notes = ["profiled by ML, though the fit is by REML"] if fit.reml and not fit.is_lm else []
     unknown = [name for name, c in curves.items() if not c.identified]
     if unknown:
         notes.append(f"no limits of {', '.join(unknown)}: a standard deviation is zero at the estimate")
     if left_out:
-        notes.append("no profile of terms whose covariance is a function of other parameters")
+        notes.append("no profile of covariances that are functions of other parameters")
     return "; ".join(notes)
+
+
+def _has_profile(fit: Fit, p: Parameter) -> bool:
+    """Not covariances made by a function (covariance=), nor unstructured correlations of residuals."""
+    if p.kind != "phi":
+        return p.term < 0 or fit.design.terms[p.term].template.filled
+    correlation = None if fit.design.residual is None else fit.design.residual.correlation
+    return not isinstance(correlation, Unstructured) or p.columns[0] >= correlation.n_phi

@@ -54,7 +54,7 @@ def linear_test(fit: Fit, L: Any, ddf: str | None = "satterthwaite", level: floa
     level : of the intervals in `.table`, one for each row of L.
     Raises DataError for unknown columns, dependent rows, and Kenward–Roger on an ML fit.
     """
-    check_fits((fit,), "linear_test")
+    check_fits((fit,), "linear_test", structured=True)
     check_level(level)
     rows, value = hypothesis(L, fit.schema.fixed_names)
     return _test(fit, rows, value, ddf, level)
@@ -67,7 +67,7 @@ def kr_compare(null: Fit, alt: Fit) -> WaldTest:
     must span the smaller one's. As pbkrtest's KRmodcomp. statistic is the scaled F; `.unscaled` the other.
     Raises DataError where the rows, responses or random effects differ, or neither is a special case of the other.
     """
-    check_fits((null, alt), "kr_compare")
+    check_fits((null, alt), "kr_compare", structured=True)
     null, alt = (null, alt) if null.design.p <= alt.design.p else (alt, null)
     check_same_data(null, alt)
     check_fixed(null, alt)
