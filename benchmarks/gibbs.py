@@ -84,16 +84,17 @@ def gibbs_session(data: str, formula: str, draws: int = 10_000) -> dict[str, Any
 
 
 def nuts_session(data: str, formula: str, draws: int = 1000) -> dict[str, Any]:
-    """The same by NUTS on `lj.numpyro_model`; a second run on the same MCMC object compiles nothing."""
+    """The same by `lj.nuts`; the second run of its MCMC object compiles nothing."""
     import jax
-    from numpyro.infer import MCMC, NUTS
+    from patsy import EvalEnvironment
 
-    model = lj.numpyro_model(formula, batch.read(data))
+    from lmmjax.bayes.model import model_of
+    from lmmjax.bayes.numpyro_model import sampler
+
+    model = model_of(formula, batch.read(data), None, EvalEnvironment.capture(), {})
     with lj.float64():
-        mcmc = MCMC(
-            NUTS(model), num_warmup=1000, num_samples=draws, num_chains=4, chain_method="vectorized", progress_bar=False
-        )
-        times = [seconds_of(lambda i=i: mcmc.run(jax.random.key(i))) for i in range(3)]
+        mcmc = sampler(model, draws, 1000, 4, 0.9)
+        times = [seconds_of(lambda i=i: mcmc.run(jax.random.key(i))) for i in range(2)]
         samples = mcmc.get_samples(group_by_chain=True)
         kept = {k: np.asarray(v) for k, v in samples.items() if k.startswith(("beta", "sigma", "sd_", "cor_", "b_"))}
     return {"first": times[0], "warm": times[1:], "ess": least_ess(kept)}

@@ -56,26 +56,25 @@ def nuts(
     step size is adapted to; higher where draws diverge. sample_stats : diverging, acceptance_rate, n_steps, tree_depth
     and energy. Raises as `gibbs`, and ValueError unless 0 < target_accept < 1.
     """
-    from numpyro.infer import MCMC, NUTS
-
     check_counts(draws=(draws, 1), warmup=(warmup, 0), chains=(chains, 1))
     if not 0 < target_accept < 1:
         raise ValueError(f"target_accept={target_accept!r}: give a number between 0 and 1")
     model = model_of(formula, data, priors, EvalEnvironment.capture(1), options)
     with float64():
-        start = partial(_dispersed, _expected(model))
-        kernel = NUTS(_function(model), init_strategy=start, target_accept_prob=target_accept)
-        mcmc = MCMC(
-            kernel,
-            num_warmup=warmup,
-            num_samples=draws,
-            num_chains=chains,
-            chain_method="vectorized",
-            progress_bar=progress,
-        )
+        mcmc = sampler(model, draws, warmup, chains, target_accept, progress)
         mcmc.run(key_of(seed), extra_fields=FIELDS)
         samples, fields = to_numpy((mcmc.get_samples(True), mcmc.get_extra_fields(True)))
     return inference_data(model.schema, model.design, _draws(model, samples), log_likelihood, _stats(fields))
+
+
+def sampler(model: Model, draws: int, warmup: int, chains: int, target_accept: float, progress: bool = False) -> Any:
+    """NumPyro's MCMC object: chains side by side, from the data's units times random factors."""
+    from numpyro.infer import MCMC, NUTS
+
+    start = partial(_dispersed, _expected(model))
+    kernel = NUTS(_function(model), init_strategy=start, target_accept_prob=target_accept)
+    sizes = {"num_warmup": warmup, "num_samples": draws, "num_chains": chains}
+    return MCMC(kernel, **sizes, chain_method="vectorized", progress_bar=progress)
 
 
 def _function(model: Model) -> Callable[..., None]:
