@@ -5,7 +5,18 @@ import importlib
 
 from . import report
 
-WORKLOADS = ("cold", "small", "insteval", "derivatives", "batch", "inference", "gibbs", "calibration", "sbc", "agreement")
+WORKLOADS = (
+    "cold",
+    "small",
+    "insteval",
+    "derivatives",
+    "batch",
+    "inference",
+    "gibbs",
+    "calibration",
+    "sbc",
+    "agreement",
+)
 
 
 def main() -> None:

@@ -37,6 +37,11 @@ def shared_data(name: str) -> Path:
     return _present(shared_folder() / "data" / name)
 
 
+def psid_folder() -> str:
+    """A folder with psid.csv, or skip the test that asks for it."""
+    return os.environ.get("LMMJAX_DATA_DIR") or str(shared_data("psid.csv").parent)
+
+
 def bundled(name: str = "reference.json") -> dict[str, Any]:
     """The reference that is committed with the tests, or another file beside it."""
     return _read(BUNDLED / name)

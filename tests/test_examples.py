@@ -34,17 +34,10 @@ def run(name: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def psid_folder() -> str:
-    """A folder with psid.csv, or skip."""
-    if os.environ.get("LMMJAX_DATA_DIR"):
-        return os.environ["LMMJAX_DATA_DIR"]
-    return str(references.shared_data("psid.csv").parent)
-
-
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_example_meets_the_published_numbers(name: str) -> None:
     """Those of the notes meet what is printed there; the others check themselves and draw a picture."""
-    environment = {"LMMJAX_DATA_DIR": psid_folder()} if "psid" in name else {}
+    environment = {"LMMJAX_DATA_DIR": references.psid_folder()} if "psid" in name else {}
     draws = "matplotlib" in (ROOT / "examples" / name).read_text(encoding="utf-8")
     if draws:
         pytest.importorskip("matplotlib", reason="the picture needs the extra `plots`")

@@ -186,7 +186,7 @@ def lm_list(
     return result
 
 
-def _with_term(formula: str) -> str:
+def _with_term(formula: Any) -> str:
     """y ~ x | g as y ~ x + (1 | g), from which `build` takes X and the levels."""
     if not isinstance(formula, str):
         parse(formula)  # which refuses it

@@ -10,7 +10,7 @@ from ..errors import DataError
 from ..formula.frame import frame_of
 from ..formula.hints import listed, plural
 from ..formula.values import is_number
-from .frames import MOST, columns_of, hues, legend_beside, name_places, new_axes, panels, say_left_out
+from .frames import MOST, columns_of, factor_axes, hues, legend_beside, new_axes, panels, say_left_out
 
 MARKERS = "os^DvPX*<>"
 
@@ -38,7 +38,8 @@ def series(
     facets = dict(list(table.groupby(by or subject, observed=True))[:most])
     total = table[by or subject].cat.categories.size
     names = [f"{by or subject} {level}" for level in facets]
-    axes = panels(ax, names, "panels", *((3.2,) if by else (1.7, 5, 2.0)), share=True)
+    height, columns, width = (3.2, 3, 3.2) if by else (1.7, 5, 2.0)
+    axes = panels(ax, names, "panels", height, columns, width, share=True)
     for panel, name, part in zip(axes, names, facets.values(), strict=True):
         for _, own in part.sort_values(x).groupby(subject, observed=True):
             panel.plot(own[x], own[y], linewidth=1, alpha=0.6 if by else 1, color="C0")
@@ -57,10 +58,10 @@ def series(
 
 def box(data: Any, y: str, by: str, ax: Any = None) -> Any:
     """Box plots of y in each level of `by`, with the number of values. Raises DataError for unknown columns."""
-    table, ax = columns_of(data, [y], [by]), new_axes(ax)
+    table = columns_of(data, [y], [by])
     groups = {str(level): part[y].to_numpy() for level, part in table.groupby(by, observed=True)}
-    ax.boxplot(list(groups.values()), positions=range(len(groups)), widths=0.5)
-    name_places(ax, [f"{name}\n(n = {len(values)})" for name, values in groups.items()])
+    ax = factor_axes(ax, [f"{name}\n(n = {len(values)})" for name, values in groups.items()])
+    ax.boxplot(list(groups.values()), positions=range(len(groups)), widths=0.5, manage_ticks=False)
     ax.set(xlabel=by, ylabel=y, title=f"{y} by {by}")
     return ax
 
@@ -80,14 +81,17 @@ def pairs(data: Any, columns: Sequence[str] | None = None, bins: int = 20, ax: A
     table, k = columns_of(data, columns), len(columns)
     names = [f"{below} and {across}" for below in columns for across in columns]
     axes = panels(ax, names, "pairs", 1.8, k, 2.0).reshape(k, k)
+    low, high = table.min().to_numpy(), table.max().to_numpy()
+    limits = np.column_stack([low, high]) + np.outer(high - low, [-0.05, 0.05])
     for (i, j), panel in np.ndenumerate(axes):
         if i == j:
             panel.hist(table[columns[i]], bins=bins, color="0.75")
             panel.set_yticks([])
         else:
             panel.plot(table[columns[j]], table[columns[i]], "o", markersize=3, alpha=0.5)
+            panel.set_ylim(limits[i])
         panel.locator_params(axis="x", nbins=4)
-        panel.set(xlabel=columns[j], ylabel=columns[i])
+        panel.set(xlabel=columns[j], ylabel=columns[i], xlim=limits[j])
         if ax is None:
             panel.label_outer()
     return axes
@@ -126,16 +130,15 @@ def jitter(
     x : the factor. colour, shape : factors that the colours and the markers stand for. width : of the moves, which
     `seed` fixes; levels are one apart. Raises DataError for unknown columns and for more levels than markers.
     """
-    table, ax = columns_of(data, [y], dict.fromkeys([x, colour, shape])), new_axes(ax)
+    table = columns_of(data, [y], list(dict.fromkeys([x, colour, shape])))
     codes = [table[name].cat.codes.to_numpy() if name else np.zeros(len(table), int) for name in (x, colour, shape)]
     if codes[2].max() >= len(MARKERS):
         raise DataError(f"{shape!r} has {codes[2].max() + 1} levels, and there are {len(MARKERS)} markers")
     places = codes[0] + np.random.default_rng(seed).uniform(-width, width, len(table))
-    shown = hues(codes[1].max() + 1)
+    ax, shown = factor_axes(ax, [str(level) for level in table[x].cat.categories]), hues(codes[1].max() + 1)
     for i, j in np.unique(np.column_stack(codes[1:]), axis=0):
         own = (codes[1] == i) & (codes[2] == j)
         ax.plot(places[own], table[y][own], MARKERS[j], color=shown[i], markersize=6, alpha=0.8)
-    name_places(ax, [str(level) for level in table[x].cat.categories])
     ax.set(xlabel=x, ylabel=y, title=f"{y} by {x}")
     if colour or shape:
         legend_beside(ax, handles=_keys(table, colour, shape, shown))
@@ -146,16 +149,14 @@ def _keys(table: pd.DataFrame, colour: str | None, shape: str | None, shown: lis
     """Of a legend: what each colour and each marker means, one factor for both only once."""
     from matplotlib.lines import Line2D
 
-    def key(name: str, level: Any, marker: str, paint: Any) -> Any:
-        return Line2D([], [], linestyle="", marker=marker, color=paint, label=f"{name} {level}")
+    def key(name: str | None, level: Any, marker: str, paint: Any) -> Any:
+        return Line2D([], [], linestyle="", marker=marker, color=paint, label=f"{name} {level}", markeredgewidth=2)
 
-    levels = [list(table[name].cat.categories) if name else [] for name in (colour, shape)]
+    colours, shapes = (list(table[name].cat.categories) if name else [] for name in (colour, shape))
     if colour == shape:
-        return [key(str(colour), *each) for each in zip(levels[0], MARKERS, shown, strict=False)]
-    return [
-        *(key(str(colour), level, "o" if shape is None else "_", paint) for level, paint in zip(levels[0], shown)),  # noqa: B905
-        *(key(str(shape), level, marker, "0.4") for level, marker in zip(levels[1], MARKERS, strict=False)),
-    ]
+        return [key(colour, *each) for each in zip(colours, MARKERS, shown, strict=False)]
+    paints = [key(colour, level, "_" if shape else "o", paint) for level, paint in zip(colours, shown, strict=False)]
+    return paints + [key(shape, level, marker, "0.4") for level, marker in zip(shapes, MARKERS, strict=False)]
 
 
 def interaction(data: Any, y: str, x: str, by: str, ax: Any = None) -> Any:
@@ -163,11 +164,10 @@ def interaction(data: Any, y: str, x: str, by: str, ax: Any = None) -> Any:
 
     Parallel lines mean no interaction; an empty cell is a gap. Raises DataError for unknown columns.
     """
-    table, ax = columns_of(data, [y], [x, by]), new_axes(ax)
-    means = table.pivot_table(y, x, by, observed=False)
+    means = columns_of(data, [y], [x, by]).pivot_table(y, x, by, observed=False)
+    ax = factor_axes(ax, [str(level) for level in means.index])
     for colour, (level, values) in zip(hues(means.shape[1]), means.items(), strict=True):
         ax.plot(range(len(values)), values, "o-", color=colour, label=str(level))
-    name_places(ax, [str(level) for level in means.index])
     ax.set(xlabel=x, ylabel=f"mean of {y}", title=f"{y} by {x} and {by}")
     legend_beside(ax, by)
     return ax

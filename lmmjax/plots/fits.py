@@ -135,7 +135,8 @@ def slopes(result: LmList, x: str | None = None, y: str | None = None, by: Any =
     parts = list(found.groupby(groups))
     for colour, (label, part) in zip(hues(len(parts)), parts, strict=True):
         ax.plot(part[x], part[y], "o", markersize=4, alpha=0.7, color=colour, label=str(label))
-    ax.set(xlabel=f"{x}, effect on {response}", ylabel=f"{y}, effect on {response}", title=f"by {found.index.name}")
+    ax.set(xlabel=f"{x}, effect on {response}", ylabel=f"{y}, effect on {response}")
+    ax.set_title(f"{response}: regressions by {found.index.name}")
     if by is not None:
         legend_beside(ax, getattr(by, "name", None))
     return ax

@@ -74,10 +74,13 @@ def hues(count: int) -> list[Any]:
     return [f"C{i}" for i in range(count)] if count <= HUES else list(colormaps["viridis"](np.linspace(0, 0.95, count)))
 
 
-def name_places(ax: Any, names: Sequence[str]) -> None:
-    """Names at the places 0, 1, … of the x axis, upright where they would not fit side by side."""
-    crowded = len(names) * max(map(len, names)) > LINE
-    ax.set_xticks(range(len(names)), names, rotation=90 if crowded else 0)
+def factor_axes(ax: Any, names: Sequence[str]) -> Any:
+    """Axes with these names at the places 0, 1, … of x, upright where they would not fit side by side."""
+    ax = new_axes(ax, (max(6.4, 1 + 0.2 * len(names)), 4.8))
+    crowded = len(names) * max(len(line) for name in names for line in name.split("\n")) > LINE
+    shown = [name.replace("\n", " ") for name in names] if crowded else names
+    ax.set_xticks(range(len(names)), shown, rotation=90 if crowded else 0)
+    return ax
 
 
 def columns_of(data: Any, numbers: Sequence[str] = (), factors: Sequence[str | None] = ()) -> pd.DataFrame:

@@ -58,13 +58,18 @@ def profile_pairs(result: Profile, levels: Sequence[float] = (0.5, 0.8, 0.95), a
         for level in levels:
             panel.plot(*_contour(parts[a], parts[b], np.sqrt(-2 * np.log1p(-level))), color="C0", linewidth=1)
         panel.locator_params(nbins=4)
-        panel.set(xlabel=a, ylabel=b)
+        panel.set(xlabel=_lines(a), ylabel=_lines(b))
     if ax is None:
         for panel in axes:
             panel.label_outer()
         shares = ", ".join(f"{level:.0%}" for level in levels)
-        axes[0].figure.suptitle(f"profile likelihood: joint regions of {shares}, and traces", fontsize="medium")
+        axes[0].figure.suptitle(f"joint regions of {shares}", fontsize="medium")
     return axes
+
+
+def _lines(name: str) -> str:
+    """A long name of a parameter in two lines."""
+    return name.replace("|", "\n|") if len(name) > 16 else name
 
 
 def _triangle(names: list[str]) -> np.ndarray:
@@ -111,11 +116,11 @@ def _contour(a: pd.DataFrame, b: pd.DataFrame, radius: float) -> tuple[np.ndarra
 
 
 def _curve(x: pd.Series, y: pd.Series) -> Any:
-    """A smooth curve through points, NaN beyond them, monotone where they are."""
-    from scipy.interpolate import PchipInterpolator
+    """A smooth curve through points, NaN beyond them."""
+    from scipy.interpolate import CubicSpline
 
     x, places = np.unique(x, return_index=True)
-    return PchipInterpolator(x, y.to_numpy()[places], extrapolate=False)
+    return CubicSpline(x, y.to_numpy()[places], extrapolate=False)
 
 
 def bootstrap(result: Any, bins: int = 40, most: int = MOST, ax: Any = None) -> Any:
@@ -133,11 +138,10 @@ def bootstrap(result: Any, bins: int = 40, most: int = MOST, ax: Any = None) -> 
             f"bootstrap() takes what lj.bootstrap or a simulated test returned, not {type(result).__name__}"
         )
     ax, zero = new_axes(ax), getattr(result, "share_zero", 0)
-    p = f"observed {result.statistic:.4g}, p = {result.p_value:.3g}"
-    _histogram(ax, draws, result.statistic, bins, p)
-    ax.legend()
+    _histogram(ax, draws, result.statistic, bins)
+    count = plural(len(draws), "draw") + (f", {zero:.0%} of them zero" if zero else "")
+    ax.set_title(f"observed {result.statistic:.4g}, p = {result.p_value:.3g}\n{count}")
     ax.set(xlabel="statistic under the null hypothesis", ylabel="draws")
-    ax.set_title(plural(len(draws), "draw") + (f", {zero:.0%} of them zero" if zero else ""))
     return ax
 
 
@@ -147,18 +151,17 @@ def _statistics(result: Bootstrap, bins: int, most: int, ax: Any) -> np.ndarray:
     names = list(result.labels[:most])
     axes = panels(ax, names, "numbers of the statistic", 2.4)
     for panel, name, own, value in zip(axes, names, draws.T, observed, strict=False):
-        _histogram(panel, own, value, bins, "observed")
-        panel.set_title(fill(name, WIDE), fontsize="medium")
-        panel.set(xlabel="value", ylabel="draws")
-    axes[0].legend()
+        _histogram(panel, own, value, bins)
+        panel.set_title(fill(f"{name}: observed {value:.4g}", WIDE), fontsize="medium")
+        panel.set(xlabel=name, ylabel="draws")
     if ax is None:
         say_left_out(axes[0].figure, len(names), len(result.labels), "numbers", "most chooses")
     return axes
 
 
-def _histogram(ax: Any, draws: np.ndarray, observed: float, bins: int, label: str) -> None:
+def _histogram(ax: Any, draws: np.ndarray, observed: float, bins: int) -> None:
     ax.hist(draws[np.isfinite(draws)], bins=bins, color="0.75")
-    ax.axvline(observed, color="C1", label=label)
+    ax.axvline(observed, color="C1")
 
 
 def power(table: pd.DataFrame, x: str = "x", by: str | None = None, ax: Any = None) -> Any:
@@ -172,10 +175,10 @@ def power(table: pd.DataFrame, x: str = "x", by: str | None = None, ax: Any = No
         if name not in table:
             raise DataError(f"the table has no column {name!r}{suggest(name, table.columns)}")
     ax = new_axes(ax)
-    curves = list(table.groupby(by, sort=False)) if by else [(None, table)]
-    for colour, (name, curve) in zip(hues(len(curves)), curves, strict=True):
+    curves = dict(list(table.groupby(by, sort=False))) if by else {"power": table}
+    for colour, (level, curve) in zip(hues(len(curves)), curves.items(), strict=True):
         curve = curve.sort_values(x)
-        ax.plot(curve[x], curve["power"], "o-", markersize=4, color=colour, label=name)
+        ax.plot(curve[x], curve["power"], "o-", markersize=4, color=colour, label=str(level))
         if {"lower", "upper"} <= set(curve.columns):
             ax.fill_between(curve[x], curve["lower"], curve["upper"], color=colour, alpha=0.2, linewidth=0)
     ax.set(xlabel=x, ylabel="power", title=f"power by {x}", ylim=(-0.02, 1.02))

@@ -43,11 +43,11 @@ fitted_model <- function(M) {
   fit <- lmList(form, some)
   each <- function(f) lapply(levels(data[[group]]), function(g) if (g %in% whole) f(fit[[g]]) else NULL)
   numbers <- function(a) lapply(levels(data[[group]]), function(g) if (g %in% whole) as.numeric(a[g, ]) else NULL)
-  se <- function(pool) matrix(summary(fit, pool = pool)$coefficients[, "Std. Error", ], length(whole), dimnames = list(whole))
-  ends <- function(which) {  # names find the levels, whatever order intervals.lmList has them in
-    if (ncol(coef(fit)) == 1) return(NULL)  # which it refuses
-    found <- intervals(fit, level = 0.9)
-    numbers(matrix(found[, which, ], length(whole), dimnames = list(dimnames(found)[[1]])))
+  named <- function(a) matrix(a, nrow(a), dimnames = list(rownames(a)))
+  se <- function(pool) named(as.matrix(summary(fit, pool = pool)$coefficients[, "Std. Error", ]))
+  ends <- function(which) {
+    if (ncol(coef(fit)) == 1) return(NULL)  # which intervals refuses
+    numbers(named(intervals(fit, level = 0.9)[, which, ]))
   }
   out <- c(M, list(levels = levels(data[[group]]), coef = each(function(f) as.numeric(coef(f))),
     sigma = each(function(f) if (f$df.residual) summary(f)$sigma else NA), df = each(function(f) f$df.residual),
