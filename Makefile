@@ -1,5 +1,5 @@
 # Every target sets up .venv by itself: only Python (3.11 to 3.13) and make are needed.
-#   make demo    the first example, from an empty machine
+#   make demo    the first example and a page with its pictures, from an empty machine
 #   make test    the test suite (PYTEST_ARGS="-n 0 -k pulp" to choose)
 #   make lint    ruff, ruff format, mypy
 #   make bench   the benchmarks, as JSON and a Markdown table
@@ -15,6 +15,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 demo: $(VENV)/.user
 	$(BIN)/python examples/01_pulp.py
+	$(BIN)/python examples/pulp_page.py
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -35,7 +36,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.user: pyproject.toml | $(BIN)/python
-	$(PIP) --editable .
+	$(PIP) --editable ".[plots]"
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(BIN)/python

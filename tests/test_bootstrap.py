@@ -530,7 +530,7 @@ def test_prediction_for_new_levels_of_some_factors():
     target, e = _target(fit, new, "plate", mean=False), fit.estimate
     expected = fit.fixef["Intercept"] + fit.ranef()["sample"].loc[["A", "B"], "Intercept"]
     assert_allclose(target.predict(e.beta[None], [b[None] for b in e.b])[0], expected)
-    plate = fit.varcorr["vcov"][fit.term_names.index("plate")]
+    plate = fit.varcorr["vcov"][fit.schema.term_names.index("plate")]
     assert_allclose(target.noise(e.theta[None], np.array([e.sigma]))[0], np.sqrt(plate + fit.sigma**2))
     assert_allclose(_target(fit, new, "plate", mean=True).noise(e.theta[None], np.array([e.sigma]))[0], np.sqrt(plate))
     with pytest.raises(lj.DataError, match=r"1 rows \(first: row 0\) with levels of 'plate' .* new_level='plate'"):

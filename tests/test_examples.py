@@ -48,6 +48,16 @@ def test_example_meets_the_published_numbers(name: str) -> None:
     assert "missed" not in done.stdout
 
 
+def test_the_page_of_the_demo_has_its_pictures() -> None:
+    pytest.importorskip("matplotlib", reason="the pictures need the extra `plots`")
+    done = run("pulp_page.py")
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
+    page = Path(done.stdout.strip().split(": ", 1)[1]).read_text(encoding="utf-8")
+    assert page.count("data:image/png;base64,") == 3
+    assert "REML criterion" in page
+
+
 def test_psid_example_says_what_to_do_without_the_data(tmp_path: Path) -> None:
     done = run("04_psid.py", LMMJAX_DATA_DIR=str(tmp_path))
     assert done.returncode == 0, done.stderr
