@@ -126,7 +126,7 @@ def test_variances_and_correlations(model, reml):
     fit, r = fitted(model, reml), model.r(reml)
     table = fit.varcorr.set_index("group")
     assert table.loc["Residual", "sdcor"] == pytest.approx(r["sigma"], rel=1e-6)
-    for group, columns, term in zip(fit.term_names, fit.schema.groups, r["varcorr"], strict=True):
+    for group, columns, term in zip(fit.schema.term_names, fit.schema.groups, r["varcorr"], strict=True):
         rows = table.loc[[group]]
         diagonal = rows["name2"].isna()
         sd, at = np.array(term["sd"]), np.triu_indices(len(columns.columns), 1)
