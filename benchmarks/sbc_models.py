@@ -171,8 +171,8 @@ def _chains(effects: Callable, skipped: int, draws: int, thin: int) -> Callable:
     return jit(jax.vmap(chain, (None, None, None, 0, 0)), rows=True, loop=True)
 
 
-def of_nuts(case: Case, warmup: int = 300) -> Sampler:
-    """NUTS on the NumPyro model, one chain for each response; every second draw is kept."""
+def of_nuts(case: Case, warmup: int = 500, thin: int = 8) -> Sampler:
+    """NUTS on the NumPyro model, one chain for each response, of which every `thin`-th draw is kept."""
     from numpyro.infer import MCMC, NUTS
 
     model = lj.numpyro_model(case.formula, case.data, case.priors, weights=case.weights)
@@ -181,7 +181,7 @@ def of_nuts(case: Case, warmup: int = 300) -> Sampler:
     def chains(draws: int) -> Callable:
         def chain(key, y):
             kernel = NUTS(model, target_accept_prob=0.9, max_tree_depth=6)  # a batch waits for its slowest
-            mcmc = MCMC(kernel, num_warmup=warmup, num_samples=2 * draws, thinning=2, progress_bar=False)
+            mcmc = MCMC(kernel, num_warmup=warmup, num_samples=thin * draws, thinning=thin, progress_bar=False)
             mcmc.run(key, y)
             return mcmc.get_samples()
 

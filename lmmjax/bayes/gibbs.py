@@ -24,7 +24,7 @@ from .priors import Priors, laws
 KERNELS = {"joint": core.joint, "one_way": core.one_way}
 STATE = "lmmjax_state"  # where InferenceData keeps what `resume` needs
 MEMORY = 2**25  # bytes that the random numbers of a block may take
-LONGEST = 2**13  # draws in a block
+LONGEST = 2**14  # draws in a block
 DISPERSION = 0.7  # log standard deviation of the chains' first standard deviations about a common guess
 
 
@@ -154,10 +154,13 @@ def _compiled(draws: int, thin: int, effects: Any) -> Any:
     """The kernel for all chains: (keys, cp, priors, states, first) → states (chains, draws, …)."""
 
     def blocks(keys: Any, cp: Any, of_priors: core.Priors, states: core.State, first: int) -> core.State:
-        def chain(key: Any, state: core.State) -> core.State:
-            return core.gibbs_kernel(key, cp, of_priors, state, draws, thin, first, effects)
+        alone = core.is_one_kernel(cp, effects)
 
-        return jax.vmap(chain)(keys, states)
+        def chain(own: Any) -> core.State:
+            key, state = own
+            return core.gibbs_kernel(key, cp, of_priors, state, draws, thin, first, effects, alone)
+
+        return jax.lax.map(chain, (keys, states)) if alone else jax.vmap(chain)((keys, states))
 
     return jit(blocks, loop=True)
 

@@ -17,11 +17,13 @@ from jax.flatten_util import ravel_pytree
 
 from .blocks import back_substitute, eliminate, template_blocks
 from .criterion import by_term
+from .compile import in_one_kernel
 from .crossprod import CrossProducts
 from .linalg import cholesky, inverse_factor, matmul, solve_lower, solve_upper
 from .plan import Plan
 
 RETRIED, FEWEST = 16, 64  # share of a block's gammas, and how many at least, that one round tries again
+SMALL = 256  # levels: XLA makes library calls of longer sums
 
 
 @jax.tree_util.register_dataclass
@@ -155,14 +157,23 @@ def start(cp: CrossProducts, priors: Priors, theta, beta, sigma) -> State:
     )
 
 
-@partial(jax.jit, static_argnames=("draws", "thin", "effects"))
+@partial(jax.jit, static_argnames=("draws", "thin", "effects", "alone"))
 def gibbs_kernel(
-    key, cp: CrossProducts, priors: Priors, state: State, draws: int, thin: int = 1, first=0, effects: Any = None
+    key,
+    cp: CrossProducts,
+    priors: Priors,
+    state: State,
+    draws: int,
+    thin: int = 1,
+    first=0,
+    effects: Any = None,
+    alone: bool = False,
 ) -> State:
     """The states after every `thin`-th of draws × thin sweeps, stacked; the last one is where to go on.
 
     key : of the chain. first : how many sweeps the chain has made; sweep i uses `fold_in(key, i)`, so that a run that
     is cut in two is the same run. effects : `joint`, the default, or `one_way`. `vmap` over key and state for chains.
+    alone : where `is_one_kernel`, and outside of `vmap`: a CPU may run the loop as one kernel, twice as fast.
     Raises ValueError where a term's covariance is neither full nor diagonal.
     """
     numbers = _random_numbers(key, first, draws * thin, cp, priors)
@@ -175,11 +186,15 @@ def gibbs_kernel(
         return ravel_pytree(sweep(unravel(flat), *own))[0], None
 
     def kept(flat, own):
-        alone = thin == 1  # a loop of one round costs as much as its sweep
-        after, _ = step(flat, jax.tree.map(lambda a: a[0], own)) if alone else jax.lax.scan(step, flat, own)
+        single = thin == 1  # a loop of one round costs as much as its sweep
+        after, _ = step(flat, jax.tree.map(lambda a: a[0], own)) if single else jax.lax.scan(step, flat, own)
         return after, after
 
-    return jax.vmap(unravel)(jax.lax.scan(kept, first_state, numbers)[1])
+    def loop(first_state, numbers):
+        return jax.lax.scan(kept, first_state, numbers)[1]
+
+    run = partial(in_one_kernel, loop) if alone else loop
+    return jax.vmap(unravel)(run(first_state, numbers))
 
 
 def _sweep(cp: CrossProducts, priors: Priors, effects: Callable, gram, state: State, normals, gammas) -> State:
@@ -202,9 +217,14 @@ def _sweep(cp: CrossProducts, priors: Priors, effects: Callable, gram, state: St
         covariances=tuple(sigma**2 * t @ t.T for t in templates),
         sigma=sigma,
         rss=rss,
-        moments=tuple(matmul(own[i][:, c].T, own[i][:, c]) for i, c in blocks_of(cp.plan)),
+        moments=tuple(_gram(own[i][:, c]) for i, c in blocks_of(cp.plan)),
         mixing=tuple(mixing),
     )
+
+
+def _gram(b):
+    """bᵀb, (P, P), as a sum and not as a product for which one_way would leave its kernel."""
+    return jnp.sum(b[:, :, None] * b[:, None, :], 0)
 
 
 def _root(scale, below, gammas):
@@ -255,17 +275,22 @@ def one_way(cp: CrossProducts, gram, theta, sigma, state: State, normals):
     (xx,), (xy,) = cp.dense[0], y.dense
     a = state.b[0][:, 0]
     precision = xx / sigma**2 + gram[0, 0]
-    mean = ((xy - x @ a) / sigma**2 + gram[0, 1]) / precision
+    mean = ((xy - jnp.sum(x * a)) / sigma**2 + gram[0, 1]) / precision
     mu = mean + normals[0] / jnp.sqrt(precision)
     precisions = (counts + theta[0] ** -2) / sigma**2
     a = (zy - x * mu) / sigma**2 / precisions + normals[1:] / jnp.sqrt(precisions)
-    rss = y.yy + mu * (mu * xx - 2 * xy) + a @ (counts * a + 2 * (mu * x - zy))
+    rss = y.yy + mu * (mu * xx - 2 * xy) + jnp.sum(a * (counts * a + 2 * (mu * x - zy)))
     return _coefficients(cp, mu[None]), (a[:, None],), (a[:, None] / theta[0],), rss
 
 
 def is_one_way(cp: CrossProducts) -> bool:
     """Whether there are one fixed column and one random one, of independent levels."""
     return cp.p == 1 and not cp.plan.rest and [t.p for t in cp.plan.templates] == [1]
+
+
+def is_one_kernel(cp: CrossProducts, effects: Callable | None) -> bool:
+    """Whether the loop over sweeps is small and plain enough for one kernel, so that chains best run one by one."""
+    return effects is one_way and cp.plan.chain[0].n_levels <= SMALL
 
 
 def _coefficients(cp: CrossProducts, c):

@@ -78,6 +78,15 @@ def build(
         rows=rows,
         aliased=aliased,
         residual=fitted,
+        expressions=tuple(_expressions(parsed, extras)),
+        arguments=extras.names,
+        options={
+            "contrasts": contrasts,
+            "relmat": relmat,
+            "covariance": covariance,
+            "residual": residual,
+            "saturated": saturated,
+        },
     )
     return schema, Design(X=X, y=y, terms=random, weights=w, offset=o, residual=made)
 
@@ -86,23 +95,26 @@ def build(
 class _Extras:
     """The weights and offset arguments: those given as text, and those given as arrays of the data's length.
 
-    residual : the columns of the residual structure.
+    residual : the columns of the residual structure. names : by argument its text, or what its array is called.
     """
 
     texts: dict[str, Expression]
     arrays: dict[str, np.ndarray]
     residual: list[Expression]
+    names: dict[str, str]
 
     @classmethod
     def read(cls, weights: Any, offset: Any, structure: Structure | None, frame: Frame) -> "_Extras":
-        texts, arrays = {}, {}
+        texts, arrays, names = {}, {}, {}
         for name, value in ((WEIGHTS, weights), (OFFSET, offset)):
             if isinstance(value, str):
                 quoted = f"Q({value!r})" if value in frame and not value.isidentifier() else value
                 texts[name] = expression(quoted)
+                names[name.strip("()")] = quoted
             elif value is not None:
                 arrays[name] = vector(value, name.strip("()"), frame.n)
-        return cls(texts, arrays, expressions(structure))
+                names[name.strip("()")] = name
+        return cls(texts, arrays, expressions(structure), names)
 
     @property
     def has_array_offset(self) -> bool:

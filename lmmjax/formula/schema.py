@@ -1,7 +1,7 @@
 """Schema: the names of a model, the columns behind them, and how to rebuild its matrices for new data."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -75,7 +75,7 @@ class Aliased(NamedTuple):
 
 @dataclass(frozen=True)
 class Schema:
-    """Names of a model and what rebuilds its matrices. Holds patsy DesignInfo objects, so it cannot be pickled.
+    """Names of a model and what rebuilds its matrices. A pickle holds what it was built from.
 
     formula, response : the formula as given, and its left side as patsy prints it.
     groups : random terms, in the order of Design.terms.
@@ -87,6 +87,9 @@ class Schema:
     rows : the columns that the formula names in the rows used, and its factors evaluated there.
     aliased : fixed-effects columns left out because they depend on columns before them, or None.
     residual : the residual structure, or None.
+    expressions : all that was read from the rows.
+    arguments : the texts in which weights and offset were given, or the column of `frame` that an array has become.
+    options : the other arguments of `build`, but for those that choose rows.
     """
 
     formula: str
@@ -100,6 +103,16 @@ class Schema:
     rows: Rows
     aliased: Aliased | None
     residual: Fitted | None = None
+    expressions: tuple[Expression, ...] = ()
+    arguments: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """The columns of the data that the model names, weights and offsets among them, in the rows used."""
+        names = {i: name for e in self.expressions for i, name in e.variables}
+        columns = {names.get(i, i): values for i, values in self.rows.columns.items()}
+        return pd.DataFrame({name: pd.Series(values) for name, values in columns.items()}).set_axis(self.index)
 
     @property
     def constants(self) -> Mapping[str, Any]:

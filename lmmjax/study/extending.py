@@ -1,0 +1,112 @@
+"""extend(fit): the same model with more groups, longer series or more rows in each group, or with fewer."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..errors import DataError
+from ..fit import Fit
+from ..formula import rebuild
+from ..formula.hints import listed, suggest
+from .population import Population, at_parameters, truth_of
+
+EQUAL = 1e-6  # differences of steps, relative, that count as none
+
+
+def extend(
+    fit: Fit, along: str | None = None, within: str | Sequence[str] | None = None, n: int = 0, seed: Any = 0
+) -> Population:
+    """The model of a fit, or of a `Population`, at its parameters in a data set of another size.
+
+    along : a grouping factor, which gets n levels: the first n, or copies of all in turn with their rows and covariates
+    (levels nested in a copied one are new as well); or a number in equal steps, such as a time, which gets n values,
+    new ones by copies of the rows of the last. within : columns, each combination of whose values gets n rows, copied in
+    turn. Existing rows stay first, so that replicate i of a seed draws the same numbers for them whatever n is.
+    seed : of the response that it holds. Raises DataError for other columns, and where fixed-effects columns get lost;
+    ValueError for n < 1, or unless one of along and within is given.
+    """
+    if (along is None) == (within is None):
+        raise ValueError("extend() takes either along= or within=")
+    if not isinstance(n, int | np.integer) or n < 1:
+        raise ValueError(f"n={n!r}: give a positive number of levels, values or rows")
+    if any(t.level_factor is not None for t in fit.design.terms):
+        raise DataError("levels with known correlations (relmat) cannot be copied: build the larger model by make_lmer")
+    data = fit.schema.frame
+    for name in [along] if along is not None else [within] if isinstance(within, str) else list(within or ()):
+        if name not in data:
+            raise DataError(f"no column {name!r} in the model; it has {listed(data.columns)}{suggest(name, data)}")
+    if along is None:
+        larger = _within(data, [within] if isinstance(within, str) else list(within or ()), n)
+    elif along in _grouping(fit):
+        larger = _levels(data, along, [g for g in _grouping(fit) if g != along], n)
+    else:
+        larger = _values(data, along, n)
+    return _rebuilt(fit, larger, seed)
+
+
+def _grouping(fit: Fit) -> list[str]:
+    """Columns that random terms and residual structures are grouped by."""
+    atoms = [a.name for g in fit.schema.groups for a in g.grouping.atoms]
+    structure = fit.schema.residual
+    parts = () if structure is None else structure.structure.parts
+    return list(dict.fromkeys([*atoms, *(p.by for p in parts if p.by is not None)]))
+
+
+def _levels(data: pd.DataFrame, along: str, others: list[str], n: int) -> pd.DataFrame:
+    """With n levels of `along`; of the other grouping factors those nested in it are copied with it."""
+    codes, known = pd.factorize(data[along], sort=True)
+    nested = [g for g in others if data.groupby(g, observed=True)[along].nunique().max() == 1]
+    nested = [g for g in nested if data[g].nunique() > len(known)]
+    rows, copies = [], []
+    for first in range(0, n, len(known)):
+        taken = np.flatnonzero(codes < n - first)
+        rows.append(taken)
+        copies.append(np.full(len(taken), first // len(known)))
+    row, copy = np.concatenate(rows), np.concatenate(copies)
+    larger = data.iloc[row].reset_index(drop=True)
+    for name in [along, *nested]:
+        larger[name] = _named(data[name].iloc[row], copy)
+    return larger
+
+
+def _named(values: pd.Series, copy: np.ndarray) -> pd.Categorical:
+    """Levels told apart by the number of their copy, those of the first copy before all others."""
+    codes, known = pd.factorize(values, sort=True)
+    names = [f"{known[c]}" if not k else f"{known[c]}#{k + 1}" for c, k in zip(codes, copy, strict=True)]
+    order = np.lexsort((codes, copy))
+    return pd.Categorical(names, list(dict.fromkeys(names[i] for i in order)))
+
+
+def _values(data: pd.DataFrame, along: str, n: int) -> pd.DataFrame:
+    """With n values of a number."""
+    if not pd.api.types.is_numeric_dtype(data[along]):
+        raise DataError(f"{along!r} is neither a grouping factor of the model nor a number: it cannot be extended along")
+    known = np.sort(data[along].unique())
+    if n <= len(known):
+        return data[data[along].isin(known[:n])].reset_index(drop=True)
+    steps = np.diff(known)
+    if not len(steps) or np.ptp(steps) > EQUAL * steps.max():
+        raise DataError(f"the values of {along!r} are not in equal steps: what follows {known[-1]} is not known")
+    last = data[data[along] == known[-1]]
+    more = [last.assign(**{along: known[-1] + k * steps[-1]}) for k in range(1, n - len(known) + 1)]
+    return pd.concat([data, *more], ignore_index=True)
+
+
+def _within(data: pd.DataFrame, names: list[str], n: int) -> pd.DataFrame:
+    """With n rows in each combination of the values of the columns."""
+    groups = data.groupby(names, observed=True, sort=False).indices.values()
+    taken = [np.resize(np.sort(rows), n) for rows in groups]
+    kept = np.sort(np.concatenate([rows[:n] for rows in map(np.sort, groups)]))
+    more = np.concatenate([t[len(rows) :] for t, rows in zip(taken, groups, strict=True)])
+    return data.iloc[np.concatenate([kept, more])].reset_index(drop=True)
+
+
+def _rebuilt(fit: Fit, data: pd.DataFrame, seed: Any) -> Population:
+    """The model of `fit` on other data, at its parameters."""
+    schema, design = rebuild(fit.schema, data)
+    lost = [name for name in fit.schema.fixed_names if name not in schema.fixed_names]
+    if lost or schema.dropped:
+        raise DataError(f"with these rows the fixed effects {listed(lost or schema.dropped)} cannot be estimated")
+    return at_parameters(schema, design, truth_of(fit), fit.reml, seed)
