@@ -52,14 +52,20 @@ _HOME = {
     "compare_posterior": "bayes.posterior",
     "posterior_predictive": "bayes.posterior",
     **dict.fromkeys(("HalfT", "InverseGamma", "InverseWishart", "Normal", "Priors"), "bayes.priors"),
+    "Study": "study.study",
+    "Sample": "study.sample",
+    **dict.fromkeys(("Estimates", "Interval", "Test"), "study.analyses"),
+    **dict.fromkeys(("make_lmer", "with_parameters", "Population"), "study.population"),
+    "extend": "study.extending",
+    **dict.fromkeys(("power", "power_curve", "sample_size"), "study.power"),
     "float64": "precision",
     "enable_compilation_cache": "cache",
     **dict.fromkeys(
-        ("ConvergenceWarning", "DataError", "DroppedWarning", "FormulaError", "LmmError", "PrecisionWarning"),
+        ("ConvergenceWarning", "DataError", "DroppedWarning", "FormulaError", "LmmError", "PrecisionWarning", "StudyWarning"),
         "errors",
     ),
 }
-_MODULES = ("core", "datasets", "plots")
+_MODULES = {"core": "core", "datasets": "datasets", "designs": "study.designs", "plots": "plots"}
 __all__ = [*_HOME, *_MODULES]
 
 if TYPE_CHECKING:
@@ -89,6 +95,7 @@ if TYPE_CHECKING:
     from .errors import FormulaError as FormulaError
     from .errors import LmmError as LmmError
     from .errors import PrecisionWarning as PrecisionWarning
+    from .errors import StudyWarning as StudyWarning
     from .fit import Fit as Fit
     from .formula.residual import ar1 as ar1
     from .formula.residual import car1 as car1
@@ -129,12 +136,25 @@ if TYPE_CHECKING:
     from .refitting import refit as refit
     from .refitting import refit_many as refit_many
     from .refitting import simulate as simulate
+    from .study import designs as designs
+    from .study.analyses import Estimates as Estimates
+    from .study.analyses import Interval as Interval
+    from .study.analyses import Test as Test
+    from .study.extending import extend as extend
+    from .study.population import Population as Population
+    from .study.population import make_lmer as make_lmer
+    from .study.population import with_parameters as with_parameters
+    from .study.power import power as power
+    from .study.power import power_curve as power_curve
+    from .study.power import sample_size as sample_size
+    from .study.sample import Sample as Sample
+    from .study.study import Study as Study
 
 
 def __getattr__(name: str) -> Any:
     """Loads a public name when it is first used (PEP 562)."""
     if name in _MODULES:
-        return importlib.import_module(f".{name}", __name__)
+        return importlib.import_module(f".{_MODULES[name]}", __name__)
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)

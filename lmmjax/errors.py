@@ -23,3 +23,7 @@ class PrecisionWarning(UserWarning):
 
 class DroppedWarning(UserWarning):
     """Columns of X that other columns determine, or levels without a regression, were left out; it names them."""
+
+
+class StudyWarning(UserWarning):
+    """Some scenarios of a simulation study failed, or parts of its store were damaged and computed again."""

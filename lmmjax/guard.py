@@ -65,3 +65,10 @@ def caller() -> int:
     while frame.f_back is not None and frame.f_code.co_filename.startswith(str(Path(__file__).parent)):
         level, frame = level + 1, frame.f_back
     return level
+
+
+def check_counts(**counts: tuple[Any, int]) -> None:
+    """Raises ValueError unless each value, given with the least it may be, is an integer of at least that."""
+    for name, (value, least) in counts.items():
+        if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
+            raise ValueError(f"{name}={value!r}: give an integer of at least {least}")

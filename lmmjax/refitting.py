@@ -98,21 +98,21 @@ class BatchFit:
         rows, value = hypothesis(L, self.fit.schema.fixed_names)
         statistic, dendf, p, adjusted = (np.full(len(self.status), np.nan) for _ in range(4))
         ok = self.converged
-        for part in np.array_split(np.flatnonzero(ok), -(-int(ok.sum()) // self._at_once(ddf)) or 1):
-            found = self._freedom(part, ddf).f_test(rows, self.beta[part], value)
+        for part in np.array_split(np.flatnonzero(ok), -(-int(ok.sum()) // self.at_once(ddf)) or 1):
+            found = self.freedom(part, ddf).f_test(rows, self.beta[part], value)
             statistic[part] = found.F * (len(rows) if ddf is None else 1)
             dendf[part], p[part] = found.dendf, found.p
         adjusted[ok] = stats.false_discovery_control(p[ok]) if ok.any() else np.nan
         return pd.DataFrame({"statistic": statistic, "df": len(rows), "ddf": dendf, "p": p, "p_adjusted": adjusted})
 
-    def _at_once(self, ddf: str | None) -> int:
+    def at_once(self, ddf: str | None) -> int:
         """How many fits' pieces of degrees of freedom are in memory together."""
         p, r = self.fit.design.p, self.fit.design.n_theta + 1
         return max(1, MEMORY // (8 * p * p * (r * r if ddf == "kenward-roger" else r)))
 
     @in_float64
-    def _freedom(self, part: np.ndarray, ddf: str | None) -> Freedom:
-        """What `ddf` says of the fits whose places are `part`."""
+    def freedom(self, part: np.ndarray, ddf: str | None) -> Freedom:
+        """What `ddf` says of tests of β in the fits whose places are `part`, (P,), at once."""
         fit = self.fit
         check_method(ddf, fit.reml)
         if ddf is None:

@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +24,17 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(OWN_CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES", "none")  # else a key depends on the folder
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-# Small arrays: XLA would take longer to optimise a program than to run it. The examples run as for a user.
+# Small arrays: XLA would take longer to optimise a program than to run it. Some examples run as for a user.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):  # a later XLA stops at flags that it lost
+    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1")
 
 import jax  # noqa: E402
 
 # The longest files, longest first: two workers that take file after file should end together.
 LONGEST = (
-    "examples core_implicit reference batch profile lrt core_templates bootstrap core_information batch_fit "
-    "batch_devices core_derivatives batch_reference"
+    "notebooks examples core_implicit batch reference influence df profile core_templates compare core_penalised lrt "
+    "core_information bootstrap batch_fit batch_designs batch_devices core_derivatives batch_reference"
 ).split()
 
 
@@ -45,6 +48,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "network" in item.keywords:
             item.add_marker(skip)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _seldom_collected() -> None:
+    """A tenth of the time that tracing takes would go into looking for garbage."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -2,8 +2,10 @@
 
 import os
 import re
+import runpy
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +15,36 @@ import references
 ROOT = references.ROOT
 EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("[0-9]*.py"))
 PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
-# Most of their time is compilation: for these XLA need not optimise. 05_soybean runs the same functions as for a user.
-UNOPTIMISED = ("03_eggs.py", "09_custom_covariance.py")
+# As a user runs them: in a process of their own, where XLA optimises all and executables are kept. A small model, and a
+# large one where its data are. The others share this process and what is compiled in it.
+APART = ("01_pulp.py", "04_psid.py", "pulp_page.py")
 # A block of Python and, where one follows at once, the text that it prints.
 BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n?```text\n(.*?)^```\n)?", re.MULTILINE | re.DOTALL)
 
 
-def run(name: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, **environment}
-    if name not in UNOPTIMISED:
-        env.pop("JAX_DISABLE_MOST_OPTIMIZATIONS", None)  # as for a user
-    return subprocess.run(
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """What an example prints, which ends without an error and warns of nothing."""
+
+    def printed(name: str, **environment: str) -> str:
+        for variable, value in environment.items():
+            monkeypatch.setenv(variable, value)
+        if name in APART:
+            out, err = run_apart(name)
+        else:
+            monkeypatch.syspath_prepend(ROOT / "examples")
+            runpy.run_path(str(ROOT / "examples" / name), run_name="__main__")
+            out, err = capsys.readouterr()
+        assert "Warning" not in err
+        return out
+
+    return printed
+
+
+def run_apart(name: str) -> tuple[str, str]:
+    """What it prints and its errors, in a process of its own."""
+    env = {k: v for k, v in os.environ.items() if k not in ("JAX_DISABLE_MOST_OPTIMIZATIONS", "XLA_FLAGS")}
+    done = subprocess.run(
         [sys.executable, f"examples/{name}"],
         cwd=ROOT,
         env=env,
@@ -32,36 +53,31 @@ def run(name: str, **environment: str) -> subprocess.CompletedProcess[str]:
         check=False,
         timeout=600,
     )
+    assert done.returncode == 0, done.stderr
+    return done.stdout, done.stderr
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_example_meets_the_published_numbers(name: str) -> None:
+def test_example_meets_the_published_numbers(name: str, run: Callable[..., str]) -> None:
     """Those of the notes meet what is printed there; the others check themselves and draw a picture."""
     environment = {"LMMJAX_DATA_DIR": references.psid_folder()} if "psid" in name else {}
     draws = "matplotlib" in (ROOT / "examples" / name).read_text(encoding="utf-8")
     if draws:
         pytest.importorskip("matplotlib", reason="the picture needs the extra `plots`")
-    done = run(name, **environment)
-    assert done.returncode == 0, done.stderr
-    assert "Warning" not in done.stderr
-    assert ("Checks met" if draws else "Published numbers met to their printed digits") in done.stdout
-    assert "missed" not in done.stdout
+    printed = run(name, **environment)
+    assert ("Checks met" if draws else "Published numbers met to their printed digits") in printed
+    assert "missed" not in printed
 
 
-def test_the_page_of_the_demo_has_its_pictures() -> None:
+def test_the_page_of_the_demo_has_its_pictures(run: Callable[..., str]) -> None:
     pytest.importorskip("matplotlib", reason="the pictures need the extra `plots`")
-    done = run("pulp_page.py")
-    assert done.returncode == 0, done.stderr
-    assert "Warning" not in done.stderr
-    page = Path(done.stdout.strip().split(": ", 1)[1]).read_text(encoding="utf-8")
+    page = Path(run("pulp_page.py").strip().split(": ", 1)[1]).read_text(encoding="utf-8")
     assert page.count("data:image/png;base64,") == 3
     assert "REML criterion" in page
 
 
-def test_psid_example_says_what_to_do_without_the_data(tmp_path: Path) -> None:
-    done = run("04_psid.py", LMMJAX_DATA_DIR=str(tmp_path))
-    assert done.returncode == 0, done.stderr
-    assert "Nothing to show without the data" in done.stdout
+def test_psid_example_says_what_to_do_without_the_data(tmp_path: Path, run: Callable[..., str]) -> None:
+    assert "Nothing to show without the data" in run("04_psid.py", LMMJAX_DATA_DIR=str(tmp_path))
 
 
 def test_a_missed_number_is_an_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

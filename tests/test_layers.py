@@ -24,7 +24,7 @@ ROOMS = """
     formula datasets tables certificate guard inference.df predict fit models refitting inference diagnostics bayes
     study plots
 """.split()
-FOLDERS = {"formula", "datasets", "inference", "diagnostics", "bayes", "plots"}
+FOLDERS = {"formula", "datasets", "inference", "diagnostics", "bayes", "study", "plots"}
 NEVER_IN_CORE = {"pandas", "patsy", "numpyro", "matplotlib", "arviz", "narwhals", "polars"}
 NEVER_AT_START = ("numpyro", "optax", "scipy.stats", "arviz", "matplotlib")
 LONGEST_FUNCTION, LONGEST_MODULE = 80, 400

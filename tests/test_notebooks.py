@@ -55,6 +55,13 @@ def test_kept_without_outputs(path: Path) -> None:
 
 
 @notebooks
+def test_text_is_markdown_with_one_title(path: Path) -> None:
+    text = [line for cell in read(path).cells if cell.cell_type == "markdown" for line in cell.source.splitlines()]
+    assert [line for line in text if line.startswith("# ")] == [text[0]]
+    assert "#" not in text  # an empty comment of a script, not yet made text
+
+
+@notebooks
 def test_runs_from_top_to_bottom(path: Path) -> None:
     if path.stem not in ALWAYS and os.environ.get("LMMJAX_TEST_NOTEBOOKS") != "all":
         pytest.skip(reason="half a minute each; set LMMJAX_TEST_NOTEBOOKS=all to run every notebook")

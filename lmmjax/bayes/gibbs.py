@@ -14,6 +14,7 @@ from ..core import gibbs as core
 from ..core.compile import jit
 from ..core.start import default_start
 from ..errors import DataError
+from ..guard import check_counts
 from ..inference.sampling import chunks
 from ..precision import float64, to_numpy
 from ..refitting import key_of
@@ -185,10 +186,3 @@ def _joined(before: Any, after: Any) -> Any:
             groups[name] = xarray.concat(parts, "draw", combine_attrs="override", data_vars="minimal")
     groups["posterior"].attrs[STATE] = after.posterior.attrs[STATE]
     return arviz.InferenceData(**groups)
-
-
-def check_counts(**counts: tuple[Any, int]) -> None:
-    """Raises ValueError unless each value, given with the least it may be, is an integer of at least that."""
-    for name, (value, least) in counts.items():
-        if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
-            raise ValueError(f"{name}={value!r}: give an integer of at least {least}")

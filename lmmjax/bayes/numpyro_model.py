@@ -12,9 +12,10 @@ from patsy import EvalEnvironment
 from ..core.design import RandomTerm
 from ..core.linalg import matmul
 from ..core.start import default_start
+from ..guard import check_counts
 from ..precision import float64, to_numpy
 from ..refitting import key_of
-from .gibbs import DISPERSION, check_counts
+from .gibbs import DISPERSION
 from .model import Model, model_of
 from .posterior import inference_data
 

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from .batch import MEMORY, Estimates, kept_of, minimise_many
+from .batch import MEMORY, Estimates, OfProblem, kept_of, minimise_many
 from .chunks import chunk_size, in_chunks, lanes, spread
 from .criterion import factorise
 from .crossprod import cross_products
@@ -25,7 +25,7 @@ ROUND = 8  # rows and levels are padded to multiples of it, so that other data m
 def estimate_designs(
     designs: Sequence[Design],
     reml: bool = True,
-    keep: Callable[[Estimate], Any] | None = None,
+    keep: Callable[[Estimate], Any] | OfProblem | None = None,
     memory: int = MEMORY,
     progress: bool = False,
 ) -> Estimates:

@@ -16,8 +16,8 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from .blocks import back_substitute, eliminate, template_blocks
-from .criterion import by_term
 from .compile import in_one_kernel
+from .criterion import by_term
 from .crossprod import CrossProducts
 from .linalg import cholesky, inverse_factor, matmul, solve_lower, solve_upper
 from .plan import Plan

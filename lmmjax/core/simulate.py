@@ -1,11 +1,10 @@
 """Responses from a design and its parameters."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .compile import jit
 from .design import Design, RandomTerm
 from .effects import linear_predictor
 from .plan import term_slices
@@ -13,7 +12,6 @@ from .plan import term_slices
 FEWEST, NUMBERS = 64, 2**14  # replicates in a block, and the rows in one
 
 
-@partial(jax.jit, static_argnames="n")
 def simulate(design: Design, theta, beta, sigma, key, n: int, b=None, first: int = 0):
     """(n, rows) responses. Replicate i uses `fold_in(key, first + i)`, so it does not depend on n or on chunks.
 
@@ -22,14 +20,20 @@ def simulate(design: Design, theta, beta, sigma, key, n: int, b=None, first: int
     """
     # In blocks of one shape: the last bit of a sum depends on the shape that it is computed in.
     block = max(FEWEST, 2 ** int(np.log2(max(1, NUMBERS // design.n))))
+    numbers = first + np.arange(-(-n // block) * block).reshape(-1, block)
+    return _in_blocks(design, theta, beta, sigma, key, numbers, b)[:n]
 
-    def some(start):
-        return jax.vmap(lambda i: response(design, theta, beta, sigma, jax.random.fold_in(key, i), b))(
-            start + jnp.arange(block)
-        )
 
-    drawn = jax.lax.map(some, first + block * jnp.arange(-(-n // block)))
-    return drawn.reshape(-1, design.n)[:n]
+def _blocks(design: Design, theta, beta, sigma, key, numbers, b):
+    """(blocks · block, rows) responses for numbers (blocks, block)."""
+
+    def one(i):
+        return response(design, theta, beta, sigma, jax.random.fold_in(key, i), b)
+
+    return jax.lax.map(jax.vmap(one), numbers).reshape(-1, design.n)
+
+
+_in_blocks = jit(_blocks, large=True)  # a key makes much work
 
 
 def spherical(term: RandomTerm, key, dtype):

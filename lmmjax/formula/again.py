@@ -23,7 +23,7 @@ def rebuild(schema: Schema, data: pd.DataFrame, formula: str | None = None) -> t
     return _built(formula or schema.formula, data, _namespace(schema), schema.arguments, schema.options)
 
 
-def _built(formula: str, data: pd.DataFrame, namespace: dict, arguments: dict, options: dict) -> tuple[Schema, Design]:
+def _built(formula: str, data: pd.DataFrame, namespace: Any, arguments: Any, options: Any) -> tuple[Schema, Design]:
     columns = {name: data[value] if value in (WEIGHTS, OFFSET) else value for name, value in arguments.items()}
     return build(formula, data, env=EvalEnvironment([namespace]), **columns, **options)
 

@@ -87,7 +87,7 @@ def exact_rlrt(
     below = criterion(np.zeros(1), fit.cross_products, True) if null is None else _criterion(null, True)
     text = f"no {tested.schema.groups[0].text}" if null is None else null.schema.formula
     observed = likelihood_ratio(float(below), _criterion(fit, True))
-    draws = _draws(_curve(tested, True), tested, n, seed)
+    draws = rlrt_draws(tested, n, seed)
     note = "" if all(f.reml for f in fits) else "ML fits refitted by REML"
     return _result(observed, draws, True, text, fit, note)
 
@@ -112,6 +112,11 @@ def exact_lrt(fit: Fit, null: Fit, n: int = 10_000, seed: Any = 0) -> ExactTest:
     draws = _draws(_curve(full, False), full, n, seed, full.design.p - null.design.p)
     note = "REML fit refitted by ML" if full.reml else ""
     return _result(observed, draws, False, null.schema.formula, full, note)
+
+
+def rlrt_draws(fit: Fit, n: int, seed: Any) -> np.ndarray:
+    """(n,) restricted likelihood ratios of `exact_rlrt` where the variance is zero; fit : with one scalar term."""
+    return _draws(_curve(fit, True), fit, n, seed)
 
 
 def _check_estimated(name: str, fits: Sequence[Fit]) -> None:

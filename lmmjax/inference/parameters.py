@@ -55,17 +55,19 @@ def chosen(available: Sequence[Parameter], names: Any) -> list[Parameter]:
 
 
 def values(templates: Sequence[Template], factors: Sequence[Any], sigma: Any, beta: Any, phi: Any = ()) -> Any:
-    """(k,) the numbers of `parameters_of`, from each term's T (p, p); no correlation (NaN) with what does not vary.
+    """(…, k) the numbers of `parameters_of`, from each term's T (…, p, p), σ (…) and β (…, p).
 
-    phi : the parameters of the residual structure as they are reported.
+    There is no correlation (NaN) with what does not vary.
+    phi : the parameters of the residual structure as they are reported, each (…).
     """
     xp, out = namespace((list(factors), sigma, beta)), []
     with np.errstate(invalid="ignore"):
         for template, t in zip(templates, factors, strict=True):
-            covariance = sigma**2 * t @ t.T
-            sd = xp.sqrt(xp.diagonal(covariance))
-            out += [sd[c] if r == c else covariance[r, c] / (sd[r] * sd[c]) for c, r in _cells(template)]
-    return xp.concatenate([xp.stack([*out, *phi, sigma]), beta])
+            covariance = xp.asarray(sigma)[..., None, None] ** 2 * t @ t.mT
+            sd = xp.sqrt(xp.diagonal(covariance, axis1=-2, axis2=-1))
+            cells = _cells(template)
+            out += [sd[..., c] if r == c else covariance[..., r, c] / (sd[..., r] * sd[..., c]) for c, r in cells]
+    return xp.concatenate([xp.stack([*out, *phi, sigma], -1), beta], -1)
 
 
 @lru_cache(maxsize=64)

@@ -10,6 +10,7 @@ from ..errors import DataError
 from ..fit import Fit
 from ..formula import rebuild
 from ..formula.hints import listed, suggest
+from ..guard import check_counts
 from .population import Population, at_parameters, truth_of
 
 EQUAL = 1e-6  # differences of steps, relative, that count as none
@@ -22,28 +23,39 @@ def extend(
 
     along : a grouping factor, which gets n levels: the first n, or copies of all in turn with their rows and covariates
     (levels nested in a copied one are new as well); or a number in equal steps, such as a time, which gets n values,
-    new ones by copies of the rows of the last. within : columns, each combination of whose values gets n rows, copied in
-    turn. Existing rows stay first, so that replicate i of a seed draws the same numbers for them whatever n is.
+    new ones by copies of the rows of the last. within : columns, of which each combination gets n rows, copied in turn.
+    Existing rows stay first, so that replicate i of a seed draws the same numbers for them whatever n is.
     seed : of the response that it holds. Raises DataError for other columns, and where fixed-effects columns get lost;
     ValueError for n < 1, or unless one of along and within is given.
     """
-    if (along is None) == (within is None):
-        raise ValueError("extend() takes either along= or within=")
-    if not isinstance(n, int | np.integer) or n < 1:
-        raise ValueError(f"n={n!r}: give a positive number of levels, values or rows")
+    present_size(fit, along, within)
+    check_counts(n=(n, 1))
     if any(t.level_factor is not None for t in fit.design.terms):
         raise DataError("levels with known correlations (relmat) cannot be copied: build the larger model by make_lmer")
     data = fit.schema.frame
-    for name in [along] if along is not None else [within] if isinstance(within, str) else list(within or ()):
-        if name not in data:
-            raise DataError(f"no column {name!r} in the model; it has {listed(data.columns)}{suggest(name, data)}")
     if along is None:
-        larger = _within(data, [within] if isinstance(within, str) else list(within or ()), n)
+        larger = _within(data, names_of(within), n)
     elif along in _grouping(fit):
         larger = _levels(data, along, [g for g in _grouping(fit) if g != along], n)
     else:
         larger = _values(data, along, n)
     return _rebuilt(fit, larger, seed)
+
+
+def present_size(fit: Fit, along: str | None, within: str | Sequence[str] | None) -> int:
+    """How many levels or values `along` has, or most rows a combination of `within`. Raises as `extend`."""
+    if (along is None) == (within is None):
+        raise ValueError("give either along= or within=")
+    data, names = fit.schema.frame, names_of(within if along is None else along)
+    for name in names:
+        if name not in data:
+            raise DataError(f"no column {name!r} in the model; it has {listed(data.columns)}{suggest(name, data)}")
+    return int(data[along].nunique() if along is not None else data.groupby(names, observed=True).size().max())
+
+
+def names_of(columns: str | Sequence[str] | None) -> list[str]:
+    """One name or several, as a list."""
+    return [columns] if isinstance(columns, str) else list(columns or ())
 
 
 def _grouping(fit: Fit) -> list[str]:
@@ -82,7 +94,9 @@ def _named(values: pd.Series, copy: np.ndarray) -> pd.Categorical:
 def _values(data: pd.DataFrame, along: str, n: int) -> pd.DataFrame:
     """With n values of a number."""
     if not pd.api.types.is_numeric_dtype(data[along]):
-        raise DataError(f"{along!r} is neither a grouping factor of the model nor a number: it cannot be extended along")
+        raise DataError(
+            f"{along!r} is neither a grouping factor of the model nor a number: it cannot be extended along"
+        )
     known = np.sort(data[along].unique())
     if n <= len(known):
         return data[data[along].isin(known[:n])].reset_index(drop=True)

@@ -1,0 +1,139 @@
+"""Where a study keeps its results: a folder of Parquet parts, each written whole or not at all, and a manifest."""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ..errors import DataError
+from ..formula.hints import listed
+
+MANIFEST = "study.json"
+
+
+class DamagedPart(Exception):
+    """A part that cannot be read, or is not what was written."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder with study.json, parts/<scenario>-<block>.parquet and errors/<scenario>.txt.
+
+    A file appears under its name only when all of it is on the disk, so that a part that is there is whole.
+    """
+
+    folder: Path
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike, manifest: Mapping[str, Any]) -> "Store":
+        """The store of this study, made where there is none.
+
+        Raises DataError where the folder holds another study, or other files; OSError where it cannot be written to.
+        """
+        store = cls(Path(folder))
+        known = store.manifest()
+        if known is None:
+            if store.folder.exists() and any(store.folder.iterdir()):
+                raise DataError(f"{folder} holds other files and no {MANIFEST}: give an empty or a new folder")
+            for name in ("parts", "errors"):
+                (store.folder / name).mkdir(parents=True, exist_ok=True)
+            store._write(MANIFEST, json.dumps(manifest, indent=1).encode())
+            return store
+        _check_same(known, json.loads(json.dumps(manifest)), store.folder)
+        for left in store.folder.rglob("*.tmp"):  # of a run that was killed while it wrote
+            left.unlink(missing_ok=True)
+        return store
+
+    def manifest(self) -> dict[str, Any] | None:
+        """What study.json says, or None where there is none. Raises DataError where it cannot be read."""
+        path = self.folder / MANIFEST
+        try:
+            return json.loads(path.read_text())
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except ValueError as error:
+            raise DataError(f"{path} is damaged ({error}): restore it, or start in a new folder") from None
+
+    def done(self) -> set[tuple[int, int]]:
+        """(scenario, block) of the parts that are there."""
+        names = [p.stem.split("-") for p in (self.folder / "parts").glob("*-*.parquet")]
+        return {(int(scenario), int(block)) for scenario, block in names}
+
+    def write(self, scenario: int, block: int, table: pd.DataFrame) -> None:
+        """Keeps the rows of a block. Raises OSError, and then there is no part."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.Table.from_pandas(table, preserve_index=False), sink, write_page_checksum=True)
+        self._write(self._part(scenario, block), sink.getvalue().to_pybytes())
+
+    def read(self, scenario: int, block: int, rows: int) -> pd.DataFrame:
+        """The rows of a block. Raises DamagedPart."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        path = self.folder / self._part(scenario, block)
+        try:
+            table = pq.read_table(path, page_checksum_verification=True, partitioning=None).to_pandas()
+        except (OSError, pa.ArrowException) as error:
+            raise DamagedPart(f"{path}: {error}") from None
+        if len(table) != rows:
+            raise DamagedPart(f"{path}: {len(table)} rows instead of {rows}")
+        return table
+
+    def drop(self, scenario: int, block: int) -> None:
+        """Forgets a part."""
+        (self.folder / self._part(scenario, block)).unlink(missing_ok=True)
+
+    def errors(self) -> dict[int, str]:
+        """By scenario what went wrong with it."""
+        return {int(p.stem): p.read_text() for p in sorted((self.folder / "errors").glob("*.txt"))}
+
+    def note(self, scenario: int, error: str | None) -> None:
+        """Keeps the error of a scenario, or forgets it."""
+        if error is None:
+            (self.folder / "errors" / f"{scenario:05}.txt").unlink(missing_ok=True)
+        else:
+            self._write(f"errors/{scenario:05}.txt", error.encode())
+
+    def _part(self, scenario: int, block: int) -> str:
+        return f"parts/{scenario:05}-{block:06}.parquet"
+
+    def _write(self, name: str, content: bytes) -> None:
+        """All of it under its name, or nothing: written beside it, brought to the disk, and renamed."""
+        path = self.folder / name
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.stem, suffix=".tmp", delete=False) as file:
+            try:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            except BaseException:
+                os.unlink(file.name)
+                raise
+        os.replace(file.name, path)
+
+
+def _check_same(known: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path) -> None:
+    other = [name for name in wanted if known.get(name) != wanted[name]]
+    if not other:
+        return
+    details = [f"{name}: {_difference(known.get(name), wanted[name])}" for name in other]
+    raise DataError(
+        f"{folder} holds another study, which differs in {listed(other)} ({'; '.join(details)}). Nothing was changed: "
+        "run the study that it holds, or give a new folder"
+    )
+
+
+def _difference(before: Any, now: Any) -> str:
+    if isinstance(before, list) and isinstance(now, list):
+        if len(before) != len(now):
+            return f"{len(before)} there, {len(now)} now"
+        place = next(i for i, (a, b) in enumerate(zip(before, now, strict=True)) if a != b)
+        return f"number {place} is {before[place]} there, {now[place]} now"
+    return f"{str(before)[:60]} there, {str(now)[:60]} now"

@@ -1,0 +1,77 @@
+"""What the replicates of a study say: bias, coverage, power, each with the error that simulation leaves."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+LEVEL = 0.95  # of the limits of what simulation leaves open
+
+
+def share(hits: int, n: int, level: float = LEVEL) -> tuple[float, float, float]:
+    """hits/n and its Clopper-Pearson limits; NaN of nothing."""
+    from scipy.stats import binomtest
+
+    if not n:
+        return (np.nan,) * 3
+    interval = binomtest(hits, n).proportion_ci(level, "exact")
+    return hits / n, float(interval.low), float(interval.high)
+
+
+def summarise(table: pd.DataFrame, columns: list[str], truths: Mapping[int, pd.Series], alpha: float) -> pd.DataFrame:
+    """See `Study.summary`. columns : of the scenarios. truths : by scenario the parameters by name."""
+    rows: list[dict[str, Any]] = []
+    for scenario, part in table.groupby("scenario", sort=True):
+        own = {"scenario": scenario} | {name: part[name].iloc[0] for name in columns}
+        for quantity, measure, (value, lower, upper), n in _measures(part, truths[scenario], alpha):
+            rows.append(
+                {
+                    **own,
+                    "quantity": quantity,
+                    "measure": measure,
+                    "value": value,
+                    "lower": lower,
+                    "upper": upper,
+                    "n": n,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _measures(part: pd.DataFrame, truth: pd.Series, alpha: float) -> Iterator[tuple]:
+    converged = part["converged"].to_numpy()
+    yield "fits", "converged", share(int(converged.sum()), len(part)), len(part)
+    for name in part.columns:
+        kind, _, rest = name.partition("[")
+        values, what = part[name].to_numpy(), rest[:-1]
+        if kind not in ("estimate", "se", "covers", "p") or not rest:
+            continue
+        values = values[~np.isnan(values.astype(float))]
+        n = len(values)
+        if kind == "estimate":
+            yield from ((what, measure, limits, n) for measure, limits in _of_estimate(values, float(truth[what])))
+        elif kind == "se":
+            yield what, "mean se", _mean(values), n
+        elif kind == "covers":
+            yield what, "coverage", share(int(values.sum()), n), n
+        else:
+            yield what, f"p <= {alpha:g}", share(int(np.sum(values <= alpha)), n), n
+
+
+def _of_estimate(values: np.ndarray, truth: float) -> Iterator[tuple[str, tuple[float, float, float]]]:
+    errors = values - truth
+    yield "mean", _mean(values)
+    yield "bias", _mean(errors)
+    sd = float(np.std(values, ddof=1)) if len(values) > 1 else np.nan
+    yield "sd", (sd, np.nan, np.nan)
+    square, low, high = _mean(errors**2)
+    yield "rmse", (square**0.5, max(low, 0) ** 0.5, high**0.5)
+
+
+def _mean(values: np.ndarray) -> tuple[float, float, float]:
+    from scipy.special import ndtri
+
+    mean = float(np.mean(values)) if len(values) else np.nan
+    half = ndtri(0.5 + LEVEL / 2) * float(np.std(values, ddof=1)) / np.sqrt(len(values)) if len(values) > 1 else np.nan
+    return mean, mean - half, mean + half
