@@ -61,7 +61,15 @@ _HOME = {
     "float64": "precision",
     "enable_compilation_cache": "cache",
     **dict.fromkeys(
-        ("ConvergenceWarning", "DataError", "DroppedWarning", "FormulaError", "LmmError", "PrecisionWarning", "StudyWarning"),
+        (
+            "ConvergenceWarning",
+            "DataError",
+            "DroppedWarning",
+            "FormulaError",
+            "LmmError",
+            "PrecisionWarning",
+            "StudyWarning",
+        ),
         "errors",
     ),
 }

@@ -33,9 +33,24 @@ import jax  # noqa: E402
 
 # The longest files, longest first: two workers that take file after file should end together.
 LONGEST = (
-    "notebooks examples core_implicit batch reference influence df profile core_templates compare core_penalised lrt "
-    "core_information bootstrap batch_fit batch_designs batch_devices core_derivatives batch_reference"
+    "reference examples notebooks core_implicit batch influence core_templates compare bootstrap core_penalised "
+    "core_information batch_fit batch_designs batch_devices core_derivatives batch_reference"
 ).split()
+# These fit every model of the references, which one process does once.
+TOGETHER = {f"tests/test_{name}.py" for name in "reference df anova confint effects lrt profile r2".split()}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `--dist loadfile`, the files above count as one."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "together" if file in TOGETHER else file
+
+    return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

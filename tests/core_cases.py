@@ -209,6 +209,12 @@ def compiled(function: Callable, **options: Any) -> Callable:
     return jax.jit(function, compiler_options=QUICKEST, **options)
 
 
+def forward_and_backward(function: Callable, at, direction, weights):
+    """The derivative of all outputs along a direction, and of weights @ outputs in all inputs: one compilation."""
+    _, push = jax.linearize(function, at)
+    return push(direction), jax.linear_transpose(push, at)(weights)[0]
+
+
 # Finite differences
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import references
+from core_cases import compiled
 
 import lmmjax as lj
 from lmmjax.core import Design, RandomTerm, Template, cross_products
@@ -96,6 +97,7 @@ def dense_v(parameters, design: Design):
     return v
 
 
+@compiled
 def dense_kenward_roger(parameters, design: Design):
     """Φ, the adjusted Φ, W and the P of Kenward & Roger (1997), as they are written there."""
     X = design.X

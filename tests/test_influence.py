@@ -9,6 +9,7 @@ import references
 from core_cases import (
     build,
     close,
+    compiled,
     dense_covariance,
     float64,  # noqa: F401
     products,
@@ -94,9 +95,9 @@ def test_shares_of_groups_are_dense_densities(name):
         xy = np.column_stack([design.X[r], (design.y - design.offset)[r]])
         crossed[g] = 1.7**2 * xy.T @ np.linalg.solve(v[np.ix_(r, r)], xy)
     same = Parameters(*(jnp.broadcast_to(jnp.asarray(a), (groups, *np.shape(a))) for a in (beta, theta, 1.7)))
-    close(group_deviances(cp, same), expected, 1e-11)
-    close(deviance_at(beta, theta, 1.7, cp), expected.sum(), 1e-11)
-    close(group_products(cp, theta), crossed, 1e-11)
+    close(compiled(group_deviances)(cp, same), expected, 1e-11)
+    close(compiled(deviance_at)(beta, theta, 1.7, cp), expected.sum(), 1e-11)
+    close(compiled(group_products)(cp, theta), crossed, 1e-11)
 
 
 @pytest.mark.parametrize("name", ["sleepstudy", "psid"])
@@ -289,7 +290,7 @@ def test_cross_validation_scores_rows_that_were_left_out(fit, sleepstudy):
 
 
 def fit_deviance(fit) -> float:
-    return float(deviance_at(fit.fixef.to_numpy(), fit.theta, fit.sigma, fit.cross_products))
+    return float(compiled(deviance_at)(fit.fixef.to_numpy(), fit.theta, fit.sigma, fit.cross_products))
 
 
 def test_derivatives_in_group_weights_are_differences():
@@ -297,5 +298,8 @@ def test_derivatives_in_group_weights_are_differences():
     theta, cp = random_theta(design, 43), products("nested 3", design, keep_rows=True)
     cp = jax.tree.map(jnp.asarray, cp)
     ones, direction = jnp.ones(cp.plan.chain[-1].n_levels), np.random.default_rng(2).normal(size=2)
-    value = jax.jit(lambda c: criterion(theta, cp.with_case_weights(groups=c)))
-    close(jax.jit(jax.grad(value))(ones) @ direction, slope(value, ones, direction), 1e-8)
+
+    def value(c):
+        return criterion(theta, cp.with_case_weights(groups=c))
+
+    close(compiled(jax.grad(value))(ones) @ direction, slope(compiled(value), ones, direction), 1e-8)

@@ -54,7 +54,7 @@ def _of_function(function: Any) -> str:
         source = function.__code__.co_code
     cells = [identity(c.cell_contents) for c in function.__closure__ or ()]
     rest = f" with {identity([*(function.__defaults__ or ()), *cells])}" if cells or function.__defaults__ else ""
-    return f"{function.__module__}.{function.__qualname__}:{_digest(source)}{rest}"
+    return f"{function.__qualname__}:{_digest(source)}{rest}"
 
 
 def _digest(content: bytes) -> str:

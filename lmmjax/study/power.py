@@ -228,7 +228,7 @@ def _curve(
 ) -> pd.DataFrame:
     if not 0 < alpha < 1:
         raise ValueError(f"alpha={alpha!r}: give a number between 0 and 1")
-    table = Study({name: sizes}, wanted, wanted.test, n, seed).run(**options)
+    table = Study({name: sizes}, wanted, wanted.test, n, seed, common=True).run(**options)
     rows = []
     for size, part in table.groupby(name):
         p = part[wanted.test.name].to_numpy()

@@ -5,6 +5,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,9 @@ class DamagedPart(Exception):
 
 @dataclass(frozen=True)
 class Store:
-    """A folder with study.json, parts/<scenario>-<block>.parquet and errors/<scenario>.txt.
+    """A folder with study.json, parts/<scenario>-<block>-<digest of its content>.parquet and errors/<scenario>.txt.
 
-    A file appears under its name only when all of it is on the disk, so that a part that is there is whole.
+    A file appears under its name only when all of it is on the disk.
     """
 
     folder: Path
@@ -59,10 +60,10 @@ class Store:
         except ValueError as error:
             raise DataError(f"{path} is damaged ({error}): restore it, or start in a new folder") from None
 
-    def done(self) -> set[tuple[int, int]]:
-        """(scenario, block) of the parts that are there."""
-        names = [p.stem.split("-") for p in (self.folder / "parts").glob("*-*.parquet")]
-        return {(int(scenario), int(block)) for scenario, block in names}
+    def parts(self) -> dict[tuple[int, int], Path]:
+        """The files that are there, by (scenario, block)."""
+        paths = sorted((self.folder / "parts").glob("*-*-*.parquet"))
+        return {(int(scenario), int(block)): p for p in paths for scenario, block, _ in [p.stem.split("-")]}
 
     def write(self, scenario: int, block: int, table: pd.DataFrame) -> None:
         """Keeps the rows of a block. Raises OSError, and then there is no part."""
@@ -70,26 +71,22 @@ class Store:
         import pyarrow.parquet as pq
 
         sink = pa.BufferOutputStream()
-        pq.write_table(pa.Table.from_pandas(table, preserve_index=False), sink, write_page_checksum=True)
-        self._write(self._part(scenario, block), sink.getvalue().to_pybytes())
+        pq.write_table(pa.Table.from_pandas(table, preserve_index=False), sink)
+        content = sink.getvalue().to_pybytes()
+        self._write(f"parts/{scenario:05}-{block:06}-{_digest(content)}.parquet", content)
 
-    def read(self, scenario: int, block: int, rows: int) -> pd.DataFrame:
-        """The rows of a block. Raises DamagedPart."""
+    def read(self, path: Path) -> pd.DataFrame:
+        """The rows of a part. Raises DamagedPart."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        path = self.folder / self._part(scenario, block)
         try:
-            table = pq.read_table(path, page_checksum_verification=True, partitioning=None).to_pandas()
-        except (OSError, pa.ArrowException) as error:
+            content = path.read_bytes()
+        except OSError as error:
             raise DamagedPart(f"{path}: {error}") from None
-        if len(table) != rows:
-            raise DamagedPart(f"{path}: {len(table)} rows instead of {rows}")
-        return table
-
-    def drop(self, scenario: int, block: int) -> None:
-        """Forgets a part."""
-        (self.folder / self._part(scenario, block)).unlink(missing_ok=True)
+        if _digest(content) != path.stem.split("-")[-1]:
+            raise DamagedPart(f"{path}: its content is not what was written")
+        return pq.read_table(pa.BufferReader(content)).to_pandas()
 
     def errors(self) -> dict[int, str]:
         """By scenario what went wrong with it."""
@@ -101,9 +98,6 @@ class Store:
             (self.folder / "errors" / f"{scenario:05}.txt").unlink(missing_ok=True)
         else:
             self._write(f"errors/{scenario:05}.txt", error.encode())
-
-    def _part(self, scenario: int, block: int) -> str:
-        return f"parts/{scenario:05}-{block:06}.parquet"
 
     def _write(self, name: str, content: bytes) -> None:
         """All of it under its name, or nothing: written beside it, brought to the disk, and renamed."""
@@ -117,6 +111,10 @@ class Store:
                 os.unlink(file.name)
                 raise
         os.replace(file.name, path)
+
+
+def _digest(content: bytes) -> str:
+    return sha256(content).hexdigest()[:16]
 
 
 def _check_same(known: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path) -> None:

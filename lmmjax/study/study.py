@@ -46,7 +46,8 @@ class Study:
     `lj.extend` of a fit. analyse : what each replicate yields: `lj.Estimates()`, `lj.Interval(…)`, `lj.Test(…)`, or
     functions from a `lj.Sample` to arrays (B,) by column name. n : replicates. seed : an integer. redraw : where
     covariates are random, (DataFrame, NumPy Generator) → DataFrame with new values in them, for each replicate.
-    block : replicates that are computed together and written as one part.
+    common : whether all scenarios take the same random numbers, as far as their rows are the same, so that differences
+    between them are less noisy. block : replicates that are computed together and written as one part.
 
     Replicate i of a scenario is the same whatever n is, on any executor, and in a run that was interrupted.
     Raises DataError and ValueError for arguments.
@@ -58,6 +59,7 @@ class Study:
     n: int = 1000
     seed: int = 0
     redraw: Callable[[pd.DataFrame, np.random.Generator], pd.DataFrame] | None = None
+    common: bool = False
     block: int = BLOCK
 
     def __post_init__(self) -> None:
@@ -88,7 +90,7 @@ class Study:
         """
         kept = None if store is None else Store.open(store, self.manifest)
         tasks = [Task(i, b) for i in range(len(self.scenarios)) for b in range(-(-self.n // self.block))]
-        there = set() if kept is None else kept.done()
+        there = {} if kept is None else kept.parts()
         todo = [t for t in tasks if t not in there]
         errors: dict[int, str] = {}
         parts: dict[Task, pd.DataFrame] = {}
@@ -100,7 +102,7 @@ class Study:
         if not wanted:
             raise DataError(f"every scenario failed; the first: {errors[min(errors)]}")
         _report(errors, self.scenarios)
-        table = self._joined([parts[t] for t in wanted], [t.scenario for t in wanted])
+        table = self._joined([parts[t] for t in wanted])
         table.attrs["errors"] = errors
         return table
 
@@ -129,10 +131,10 @@ class Study:
         manifest = found.manifest()
         if manifest is None:
             raise DataError(f"{store} holds no study")
-        n, block, done = manifest["n"], manifest["block"], found.done()
+        n, block = manifest["n"], manifest["block"]
         table = pd.DataFrame(manifest["scenarios"])
         counts = np.zeros(len(table), int)
-        for scenario, b in done:
+        for scenario, b in found.parts():
             counts[scenario] += min(block, n - b * block)
         errors = {i: text.splitlines()[0] for i, text in found.errors().items()}
         return table.assign(done=counts, n=n, error=[errors.get(i, "") for i in range(len(table))])
@@ -147,15 +149,17 @@ class Study:
             "redraw": identity(self.redraw),
             "n": int(self.n),
             "seed": int(self.seed),
+            "common": bool(self.common),
             "block": int(self.block),
             "versions": {name: version(name) for name in ("lmmjax", "jax", "jaxlib", "numpy")},
         }
 
     @in_float64
     def rows(self, scenario: int, block: int) -> pd.DataFrame:
-        """The rows of a block: replicate, converged, and what the analyses yield."""
-        sample = self._sample(scenario, block * self.block, min(self.block, self.n - block * self.block))
-        columns = {"replicate": sample.first + np.arange(len(sample.ok)), "converged": sample.ok}
+        """The rows of a block: scenario, replicate, converged, and what the analyses yield."""
+        sample = self._sample(scenario, block * self.block, self._count(block))
+        replicates = sample.first + np.arange(len(sample.ok))
+        columns = {"scenario": np.full_like(replicates, scenario), "replicate": replicates, "converged": sample.ok}
         for one in self.analyse:
             found = one.columns(sample) if hasattr(one, "columns") else one(sample)
             for name, values in found.items():
@@ -164,11 +168,16 @@ class Study:
                 columns[name] = np.asarray(values)
         return pd.DataFrame(columns)
 
+    def _count(self, block: int) -> int:
+        """Replicates of a block: the last one has fewer."""
+        return min(self.block, self.n - block * self.block)
+
     def _sample(self, scenario: int, first: int, count: int) -> Sample:
         population = _remembered(self, scenario)
-        data_key, own_key = jax.random.split(jax.random.fold_in(key_of(self.seed), scenario))
+        stream = 0 if self.common else scenario
+        data_key, own_key = jax.random.split(jax.random.fold_in(key_of(self.seed), stream))
         if self.redraw is not None:
-            seeds = (int(self.seed), scenario)
+            seeds = (int(self.seed), stream)
             designs = [
                 redrawn(population, self.redraw, np.random.default_rng([*seeds, i]))
                 for i in range(first, first + count)
@@ -183,7 +192,7 @@ class Study:
     ) -> dict[int, str]:
         """Computes the blocks; returns by scenario what went wrong."""
         errors: dict[int, str] = {}
-        rows = {t: min(self.block, self.n - t.block * self.block) for t in todo}
+        rows = {t: self._count(t.block) for t in todo}
         total = self.n * len(self.scenarios)
         with tqdm(total=total, initial=total - sum(rows.values()), unit=" replicates", disable=not progress) as bar:
             for task, outcome in outcomes(self.rows, todo, executor):
@@ -194,7 +203,7 @@ class Study:
                 elif kept is None:
                     parts[task] = outcome
                 else:
-                    kept.write(*task, outcome)
+                    _written(kept, task, outcome)
                 bar.update(rows[task])
         if kept is not None:
             for scenario in {t.scenario for t in todo} - set(errors):
@@ -203,23 +212,28 @@ class Study:
 
     def _read(self, wanted: list[Task], kept: Store, parts: dict) -> list[Task]:
         """Reads the parts; returns those that were damaged, which are there no more."""
-        damaged = []
+        damaged, files = [], kept.parts()
         for task in wanted:
-            if task in parts:
-                continue
             try:
-                parts[task] = kept.read(*task, min(self.block, self.n - task.block * self.block))
+                parts[task] = parts[task] if task in parts else kept.read(files[task])
             except DamagedPart as error:
                 warnings.warn(f"a damaged part is computed again: {error}", StudyWarning, stacklevel=caller())
-                kept.drop(*task)
+                files[task].unlink(missing_ok=True)
                 damaged.append(task)
         return damaged
 
-    def _joined(self, parts: list[pd.DataFrame], numbers: list[int]) -> pd.DataFrame:
+    def _joined(self, parts: list[pd.DataFrame]) -> pd.DataFrame:
         table = pd.concat(parts, ignore_index=True)
-        scenario = np.repeat(numbers, [len(part) for part in parts])
-        own = self.scenarios.iloc[scenario].reset_index(drop=True)
-        return pd.concat([pd.DataFrame({"scenario": scenario}), own, table], axis=1)
+        own = self.scenarios.iloc[table["scenario"]].reset_index(drop=True)
+        return pd.concat([table[["scenario"]], own, table.drop(columns="scenario")], axis=1)
+
+
+def _written(kept: Store, task: Task, rows: pd.DataFrame) -> None:
+    try:
+        kept.write(*task, rows)
+    except OSError as error:
+        text = f"{error.strerror}; what was done before is kept, and another run goes on there"
+        raise OSError(error.errno, text, str(kept.folder)) from None
 
 
 _populations: OrderedDict[tuple[str, int], Population] = OrderedDict()
