@@ -12,6 +12,7 @@ WORKLOADS = (
     "derivatives",
     "batch",
     "inference",
+    "study",
     "gibbs",
     "calibration",
     "sbc",

@@ -2,7 +2,8 @@
 
 The p-values of the tests and not the times are what is reported. Draws that are not independent pile up at the ends of
 the ranks: with 4096 truths the ECDF of a half-t standard deviation had p 0.0001 at every 20th sweep (under a wider
-prior of β) and 0.001 at every 30th, which is why every 60th is kept there. NUTS keeps every eighth draw, and has truths of its own.
+prior of β) and 0.001 at every 30th, which is why every 60th is kept there. NUTS keeps every eighth draw, and has truths
+of its own.
 """
 
 from collections.abc import Iterable
