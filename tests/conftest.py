@@ -33,7 +33,7 @@ import jax  # noqa: E402
 
 # The longest files, longest first: two workers that take file after file should end together.
 LONGEST = (
-    "reference examples notebooks core_implicit batch influence core_templates compare bootstrap core_penalised "
+    "reference examples notebooks study core_implicit batch influence core_templates compare bootstrap core_penalised "
     "core_information batch_fit batch_designs batch_devices core_derivatives batch_reference"
 ).split()
 # These fit every model of the references, which one process does once.
@@ -63,14 +63,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "network" in item.keywords:
             item.add_marker(skip)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _seldom_collected() -> None:
-    """A tenth of the time that tracing takes would go into looking for garbage."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -14,7 +14,7 @@ from .namespace import is_concrete
 # XLA's own optimisation levels, by the numbers in the arguments. On a CPU most of a first fit is compilation: the older
 # emitters compile in half the time to code of the same speed, and level 0 halves it again where arrays are small.
 SMALL = 2**12
-QUICK = {"xla_cpu_use_fusion_emitters": False}
+QUICK = {"xla_cpu_use_fusion_emitters": False} if jax.__version_info__ < (0, 11) else {}
 QUICKEST = {**QUICK, "xla_backend_optimization_level": 0}
 LOOP = {**QUICK, "xla_backend_optimization_level": 1}
 

@@ -1,5 +1,6 @@
 """Study: scenarios × replicates, each fitted and analysed, on any executor, kept in a folder to go on in."""
 
+import errno
 import os
 import warnings
 from collections import OrderedDict
@@ -32,6 +33,7 @@ from .summary import summarise
 from .work import Failure, Task, outcomes
 
 BLOCK = 4096  # replicates that are computed, kept and lost together
+ATTEMPTS = 3  # at a part that is damaged as soon as it is written
 KNOWN = 8  # populations that a worker remembers
 RESERVED = ("scenario", "replicate", "converged")
 
@@ -94,11 +96,13 @@ class Study:
         todo = [t for t in tasks if t not in there]
         errors: dict[int, str] = {}
         parts: dict[Task, pd.DataFrame] = {}
-        while True:
+        for _ in range(ATTEMPTS):
             errors |= self._computed(todo, kept, parts, executor, progress)
             wanted = [t for t in tasks if t.scenario not in errors]
             if not (todo := [] if kept is None else self._read(wanted, kept, parts)):
                 break
+        else:
+            raise OSError(errno.EIO, "parts are damaged again and again", str(store))
         if not wanted:
             raise DataError(f"every scenario failed; the first: {errors[min(errors)]}")
         _report(errors, self.scenarios)
