@@ -57,7 +57,7 @@ _HOME = {
     **dict.fromkeys(("Estimates", "Interval", "Test"), "study.analyses"),
     **dict.fromkeys(("make_lmer", "with_parameters", "Population"), "study.population"),
     "extend": "study.extending",
-    **dict.fromkeys(("power", "power_curve", "sample_size"), "study.power"),
+    **dict.fromkeys(("Power", "SampleSize", "power", "power_curve", "sample_size"), "study.power"),
     "float64": "precision",
     "enable_compilation_cache": "cache",
     **dict.fromkeys(
@@ -152,6 +152,8 @@ if TYPE_CHECKING:
     from .study.population import Population as Population
     from .study.population import make_lmer as make_lmer
     from .study.population import with_parameters as with_parameters
+    from .study.power import Power as Power
+    from .study.power import SampleSize as SampleSize
     from .study.power import power as power
     from .study.power import power_curve as power_curve
     from .study.power import sample_size as sample_size

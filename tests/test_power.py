@@ -113,7 +113,8 @@ def test_power_is_the_share_of_small_p_values() -> None:
 
 
 def test_power_of_a_random_term() -> None:
-    found = lj.power(lj.designs.one_way(8, 4, sd=1.0), "(1 | group)", n=200, method="exact_rlrt")
+    found = lj.power(lj.designs.one_way(8, 4, sd=1.0), "(1 | group)", n=200)
+    assert found.test == lj.Test("(1 | group)", "exact_rlrt", n=100_000)
     assert 0.5 < found.power < 1
 
 
@@ -134,6 +135,25 @@ def test_curve_and_sample_size_agree() -> None:
     assert f"pair = {found.size}" in repr(found)
     exact = of_f(found.size / 2, 1, found.size - 1)
     assert 0.7 < exact < 0.9
+
+
+@pytest.mark.parametrize("grown", [{"along": "Subject"}, {"along": "Days"}, {"within": "Subject"}])
+def test_sizes_share_arrays_and_agree_with_their_own(grown: dict) -> None:
+    """In the arrays of the largest size, with the rows that are too many left out."""
+    from lmmjax.study.extending import sized
+
+    population = lj.with_parameters(sleep(), {})
+    roomy, own = (
+        sized(population, **{"along": None, "within": None, **grown}, n=8, room=12),
+        lj.extend(population, **grown, n=8),
+    )
+    assert roomy.present.sum() == own.nobs < roomy.nobs
+    test = lj.Test("Days", "kenward-roger")
+    found = lj.Study({"x": [0]}, lambda x: roomy, [lj.Estimates(), test, lj.Test("Days", "lrt")], n=30).run()
+    if grown == {"along": "Subject"}:  # rows of the smaller size come first: they draw the same numbers
+        alone = lj.Study({"x": [0]}, lambda x: own, [lj.Estimates(), test, lj.Test("Days", "lrt")], n=30).run()
+        for name in found.columns[3:]:
+            assert_allclose(found[name].astype(float), alone[name].astype(float), rtol=1e-4, atol=1e-6)
 
 
 def test_common_random_numbers() -> None:
@@ -179,6 +199,12 @@ def test_sizes_that_are_too_small_are_reported() -> None:
         ({"effect": "Days", "alpha": 0}, ValueError, "alpha=0"),
         ({"effect": "Days", "n": 0}, ValueError, "n=0"),
         ({"effect": "Days", "method": "simr"}, ValueError, "choose one of"),
+        ({"effect": "Days", "method": "wald", "test": lj.Test("Days")}, ValueError, "give one of them"),
+        (
+            {"effect": "Days", "method": "wald", "test": "(Days | Subject)"},
+            lj.DataError,
+            "^DataError: .*is tested by lrt",
+        ),
     ],
 )
 def test_bad_power(arguments: dict, error: type, text: str) -> None:

@@ -4,6 +4,7 @@ import errno
 import json
 import multiprocessing
 import os
+import pickle
 import re
 import resource
 import signal
@@ -341,6 +342,64 @@ def test_another_study_is_refused(tmp_path: Path, change: dict, named: str) -> N
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
 
+MEAN = 0.0
+
+
+def of_a_global(sd: float) -> lj.Population:
+    return lj.designs.paired(5, sd=sd, mean=MEAN)
+
+
+def test_nothing_is_remembered_from_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A global that a function reads has another value: the table is another, and the store refuses it."""
+    call = {"scenarios": {"sd": [1.0]}, "simulate": of_a_global, "analyse": lj.Estimates(), "n": 30}
+    first, store = lj.Study(**call).run()["estimate[Intercept]"], tmp_path / "store"
+    lj.Study(**call).run(store=store)
+    monkeypatch.setitem(globals(), "MEAN", 100.0)
+    assert_allclose(lj.Study(**call).run()["estimate[Intercept]"], first + 100)
+    with pytest.raises(lj.DataError, match="differs in 'simulate'"):
+        lj.Study(**call).run(store=store)
+
+
+def test_identity_of_fits_is_all_that_replicates_depend_on() -> None:
+    from lmmjax.study.identity import identity
+
+    g = np.repeat(np.arange(6), 3)
+    data = pd.DataFrame({"g": g, "t": np.tile(np.arange(3), 6), "x": np.arange(18.0)})
+    given = {"Intercept": 0, "x": 1, "sd_Intercept|g": 1, "sigma": 1}
+    kin = pd.DataFrame(np.eye(6) + 0.3 * (1 - np.eye(6)), range(6), range(6))
+    slopes = given | {"sd_x|g": 1}
+    made = [
+        lj.make_lmer("y ~ x + (1 | g)", data, given),
+        lj.make_lmer("y ~ x + (1 | g)", data, given | {"sigma": 2}),
+        lj.make_lmer("y ~ x + (1 | g)", data, given, reml=False),
+        lj.make_lmer("y ~ x + (1 | g)", data.assign(x=data["x"] ** 2), given),
+        lj.make_lmer("y ~ x + (1 | g)", data, given, weights=np.arange(1, 19)),
+        lj.make_lmer("y ~ x + (1 | g)", data, given, relmat={"g": kin}),
+        lj.make_lmer("y ~ x + (1 | g)", data, given, relmat={"g": kin**2}),
+        lj.make_lmer("y ~ x + (1 | g)", data, given | {"Phi|g": 0.5}, residual=lj.ar1("t", "g")),
+        lj.make_lmer(
+            "y ~ x + (1 | g)", data.assign(t=2 - data["t"] % 2), given | {"Phi|g": 0.5}, residual=lj.car1("x", "g")
+        ),
+        lj.make_lmer("y ~ x + (x | g)", data, slopes),
+        lj.make_lmer("y ~ x + (x || g)", data, slopes),
+    ]
+    assert len(set(map(identity, made))) == len(made)
+    again = lj.make_lmer("y ~ x + (1 | g)", data, given, seed=9)  # the response that it holds does not matter
+    assert identity(again) == identity(made[0])
+    assert identity(pickle.loads(pickle.dumps(made[5]))) == identity(made[5])
+
+
+def test_estimates_without_a_truth() -> None:
+    def own(sample: lj.Sample) -> dict:
+        return {"estimate[icc]": sample.estimates.theta[:, 0]}
+
+    study = lj.Study({"sd": [1.0]}, cases.one_way, own, n=20)
+    table = study.run()
+    found = study.summary(table).set_index("measure")
+    assert found.loc["mean", "value"] == table["estimate[icc]"].mean()
+    assert "bias" not in found.index
+
+
 def test_folders_that_are_no_store(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(lj.DataError, match="holds other files"):
@@ -366,6 +425,8 @@ def test_a_scenario_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
         assert "no standard deviation" in lj.Study.status(tmp_path)["error"][1]
         assert lj.Study.status(tmp_path)["done"].tolist() == [cases.N, 0, cases.N]
     with pytest.raises(lj.DataError, match="every scenario failed; the first: DataError"):
+        cases.study(scenarios={"sd": [-1.0, -2.0]}).run()
+    with pytest.raises(lj.DataError, match="^DataError: sd_Intercept"):
         cases.study(scenarios={"sd": [-1.0]}).run()
 
 

@@ -85,13 +85,13 @@ def pairs(data: Any, columns: Sequence[str] | None = None, bins: int = 20, ax: A
     limits = np.column_stack([low, high]) + np.outer(high - low, [-0.05, 0.05])
     for (i, j), panel in np.ndenumerate(axes):
         if i == j:
-            panel.hist(table[columns[i]], bins=bins, color="0.75")
-            panel.set_yticks([])
+            counts = panel.twinx()  # so that the panel's own scale is that of its row
+            counts.hist(table[columns[i]], bins=bins, color="0.75")
+            counts.set_yticks([])
         else:
             panel.plot(table[columns[j]], table[columns[i]], "o", markersize=3, alpha=0.5)
-            panel.set_ylim(limits[i])
-        panel.locator_params(axis="x", nbins=4)
-        panel.set(xlabel=columns[j], ylabel=columns[i], xlim=limits[j])
+        panel.locator_params(nbins=4)
+        panel.set(xlabel=columns[j], ylabel=columns[i], xlim=limits[j], ylim=limits[i])
         if ax is None:
             panel.label_outer()
     return axes

@@ -33,7 +33,7 @@ def qq(values: Any, group: str | None = None, ax: Any = None) -> Any:
         title = f"{group}: random effects, normal quantiles"
     for name, sample in samples.items():
         _quantiles(ax, np.sort(np.asarray(sample, float)), name)
-    if group is not None:
+    if len(samples) > 1:
         ax.legend()
     ax.set(xlabel="standard normal quantiles", ylabel=what, title=title)
     return ax

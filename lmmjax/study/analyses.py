@@ -29,6 +29,7 @@ OF_FIXED = {"wald": None, "residual": "residual", "satterthwaite": "satterthwait
 BY_LIKELIHOOD = ("lrt", "bootstrap_lrt")
 OF_VARIANCE = (*BY_LIKELIHOOD, "mixture", "exact_rlrt")
 ONE_BY_ONE = ("profile", "boot")
+DRAWS = {"bootstrap_lrt": 1000, "exact_rlrt": 100_000}
 AT_ONCE = 2**14  # responses of a bootstrap that are fitted together
 
 
@@ -109,18 +110,20 @@ class Test:
     what : columns of X, a constraint on them or numbers, as `lj.linear_test` takes them; or a random term, by its text
     "(1 | g)" or its name in `varcorr`, to be left out.
     method : for fixed effects "wald" (χ²), "residual", "satterthwaite", "kenward-roger", "lrt" (ML, χ²) and
-    "bootstrap_lrt" (n draws for each replicate); for a random term "lrt" (ML, χ² on its parameters), "mixture" (half of
-    a point at zero, half χ²₁, of one variance), "bootstrap_lrt" and "exact_rlrt" (one variance; n draws).
+    "bootstrap_lrt" (n draws for each replicate, 1000 by default); for a random term "lrt" (ML, χ² on its parameters),
+    "mixture" (half of a point at zero, half χ²₁, of one variance), "bootstrap_lrt" and "exact_rlrt" (one variance;
+    n draws, 100,000 by default, which all replicates share).
     """
 
     __test__ = False  # not one of pytest's
 
     what: Any
     method: str = "satterthwaite"
-    n: int = 1000
+    n: int = 0
 
     def __post_init__(self) -> None:
         _check("Test", self.method, (*OF_FIXED, *OF_VARIANCE))
+        object.__setattr__(self, "n", self.n or DRAWS.get(self.method, 0))
         object.__setattr__(self, "what", tuple(self.what) if isinstance(self.what, list) else self.what)
 
     @property
@@ -131,7 +134,7 @@ class Test:
 
     def columns(self, sample: Sample) -> Columns:
         """Of B replicates, an array (B,)."""
-        term = _term(sample.population.schema, self.what)
+        term = term_of(sample.population.schema, self.what)
         p = self._of_term(sample, term) if term is not None else self._of_fixed(sample)
         return {self.name: np.where(sample.ok, p, np.nan)}
 
@@ -188,7 +191,7 @@ def _check(name: str, method: str, known: tuple[str, ...]) -> None:
         raise ValueError(f"{name}(method={method!r}): choose one of {', '.join(known)}")
 
 
-def _term(schema: Any, what: Any) -> int | None:
+def term_of(schema: Any, what: Any) -> int | None:
     """The random term of this text or name, or None."""
     if not isinstance(what, str):
         return None

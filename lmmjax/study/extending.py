@@ -1,14 +1,16 @@
 """extend(fit): the same model with more groups, longer series or more rows in each group, or with fewer."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from ..core.design import Design
 from ..errors import DataError
 from ..fit import Fit
-from ..formula import rebuild
+from ..formula import Schema, rebuild
 from ..formula.hints import listed, suggest
 from ..guard import check_counts
 from .population import Population, at_parameters, truth_of
@@ -28,18 +30,36 @@ def extend(
     seed : of the response that it holds. Raises DataError for other columns, and where fixed-effects columns get lost;
     ValueError for n < 1, or unless one of along and within is given.
     """
+    return _rebuilt(fit, _data(fit, along, within, n), seed)
+
+
+def sized(fit: Fit, along: str | None, within: str | Sequence[str] | None, n: int, room: int) -> Population:
+    """As `extend` to n, but in the arrays of the larger size `room`, so that all sizes compile once.
+
+    Its replicates have the rows of the smaller size only. Raises as `extend`.
+    """
+    _checked(fit, _data(fit, along, within, n))
+    larger = extend(fit, along, within, room)
+    data = larger.schema.frame
+    if along is None:
+        place = data.groupby(names_of(within), observed=True).cumcount()
+    else:
+        place = pd.Series(pd.factorize(data[along], sort=True)[0])
+    return replace(larger, present=(place < n).to_numpy())
+
+
+def _data(fit: Fit, along: str | None, within: str | Sequence[str] | None, n: int) -> pd.DataFrame:
+    """The table of another size. Raises as `extend`."""
     present_size(fit, along, within)
     check_counts(n=(n, 1))
     if any(t.level_factor is not None for t in fit.design.terms):
         raise DataError("levels with known correlations (relmat) cannot be copied: build the larger model by make_lmer")
     data = fit.schema.frame
     if along is None:
-        larger = _within(data, names_of(within), n)
-    elif along in _grouping(fit):
-        larger = _levels(data, along, [g for g in _grouping(fit) if g != along], n)
-    else:
-        larger = _values(data, along, n)
-    return _rebuilt(fit, larger, seed)
+        return _within(data, names_of(within), n)
+    if along in _grouping(fit):
+        return _levels(data, along, [g for g in _grouping(fit) if g != along], n)
+    return _values(data, along, n)
 
 
 def present_size(fit: Fit, along: str | None, within: str | Sequence[str] | None) -> int:
@@ -119,8 +139,13 @@ def _within(data: pd.DataFrame, names: list[str], n: int) -> pd.DataFrame:
 
 def _rebuilt(fit: Fit, data: pd.DataFrame, seed: Any) -> Population:
     """The model of `fit` on other data, at its parameters."""
+    schema, design = _checked(fit, data)
+    return at_parameters(schema, design, truth_of(fit), fit.reml, seed)
+
+
+def _checked(fit: Fit, data: pd.DataFrame) -> tuple[Schema, Design]:
     schema, design = rebuild(fit.schema, data)
     lost = [name for name in fit.schema.fixed_names if name not in schema.fixed_names]
     if lost or schema.dropped:
         raise DataError(f"with these rows the fixed effects {listed(lost or schema.dropped)} cannot be estimated")
-    return at_parameters(schema, design, truth_of(fit), fit.reml, seed)
+    return schema, design

@@ -1,36 +1,40 @@
 """A text that two studies have in common if they compute the same: what a store is told apart by."""
 
 import inspect
+import re
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from functools import partial
 from hashlib import sha256
 from typing import Any
 
+import jax
 import numpy as np
 import pandas as pd
 
 from ..fit import Fit
 from .population import truth_of
 
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # in the text of a function
+
 
 def identity(thing: Any) -> str:
-    """Functions by name, source and what they enclose; fits by formula, parameters and design; other things by what
+    """Functions by name, source and what they refer to; fits by formula, parameters and design; other things by what
     they print, or by their parts."""
     if isinstance(thing, np.ndarray):
         return f"array{thing.shape}:{_digest(np.ascontiguousarray(thing).tobytes())}"
     if isinstance(thing, pd.DataFrame | pd.Series):
         return f"table:{_digest(thing.to_json(orient='split', double_precision=15, default_handler=str).encode())}"
     if isinstance(thing, Fit):
-        design = thing.design
-        arrays = [design.X, *(a for t in design.terms for a in (t.x, t.codes)), design.weights, design.offset]
+        leaves, tree = jax.tree.flatten(thing.design.replace(y=None))
         parts = (
             thing.schema.formula,
             thing.reml,
             list(truth_of(thing)),
-            [None if a is None else identity(np.asarray(a)) for a in arrays],
+            [identity(np.asarray(a)) for a in leaves],
+            str(tree),
         )
-        return f"fit:{_digest(repr(parts).encode())}"
+        return f"fit:{_digest(_ADDRESS.sub('', repr(parts)).encode())}"
     if isinstance(thing, partial):
         return f"partial({identity(thing.func)}, {identity(thing.args)}, {identity(thing.keywords)})"
     if inspect.isfunction(thing):
@@ -48,13 +52,26 @@ def identity(thing: Any) -> str:
 
 
 def _of_function(function: Any) -> str:
+    if function.__module__.startswith("lmmjax."):  # a study knows the version
+        return f"{function.__module__}.{function.__qualname__}"
     try:
         source = inspect.getsource(function).encode()
     except (OSError, TypeError):
         source = function.__code__.co_code
-    cells = [identity(c.cell_contents) for c in function.__closure__ or ()]
-    rest = f" with {identity([*(function.__defaults__ or ()), *cells])}" if cells or function.__defaults__ else ""
-    return f"{function.__qualname__}:{_digest(source)}{rest}"
+    used = {**inspect.getclosurevars(function).nonlocals, **inspect.getclosurevars(function).globals}
+    rest = [*(function.__defaults__ or ()), {name: _reference(value, function) for name, value in used.items()}]
+    return f"{function.__qualname__}:{_digest(source)} with {identity(rest)}"
+
+
+def _reference(value: Any, user: Any) -> Any:
+    """What a function refers to: functions of its own module by what they are, other things of modules by name."""
+    if inspect.ismodule(value):
+        return value.__name__
+    if inspect.isfunction(value) and value is not user and value.__module__ == user.__module__:
+        return _of_function(value)
+    if inspect.isroutine(value) or inspect.isclass(value):
+        return f"{value.__module__}.{value.__qualname__}"
+    return value
 
 
 def _digest(content: bytes) -> str:

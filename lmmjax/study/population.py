@@ -1,7 +1,7 @@
 """Models at parameters that were given rather than estimated: what studies and power calculations draw from."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,11 +25,15 @@ from ..refitting import key_of
 CLOSE = 1e-8  # of a covariance matrix: how far its template's nearest one may be
 
 
+@dataclass(frozen=True, eq=False, repr=False)
 class Population(Fit):
     """A model at given parameters, the truth of a simulation: `fixef`, `varcorr`, `sigma`, `theta` and `phi` are those.
 
     Its response is one that was drawn from them. `lj.simulate` draws more, and `lj.refit_many` estimates from those.
+    present : (n,) the rows that replicates of a study have, where it is not all of them.
     """
+
+    present: np.ndarray | None = None
 
     @property
     def truth(self) -> pd.Series:

@@ -13,13 +13,14 @@ from ..errors import DataError
 from ..fit import Fit
 from ..guard import check_counts
 from ..inference.nesting import check_fits
-from .analyses import Test
-from .extending import extend, names_of, present_size
+from .analyses import OF_FIXED, Test, term_of
+from .extending import extend, names_of, present_size, sized
 from .population import Population, with_parameters
 from .study import Study
 from .summary import share
 
 MOST = 64  # times the present size: up to where sample_size searches
+WITH_GAPS = (*OF_FIXED, "lrt", "mixture")  # methods whose replicates may lack rows
 WITHIN, PRESENT = "rows", 0  # the column of sizes of groups, and the size that a model has
 
 
@@ -75,7 +76,7 @@ def power(
     alpha: float = 0.05,
     n: int = 1000,
     seed: int = 0,
-    method: str = "satterthwaite",
+    method: str | None = None,
     test: Any = None,
     level: float = 0.95,
     progress: bool = False,
@@ -84,9 +85,10 @@ def power(
 
     effect : {"Days": 5} sets parameters, by lme4's long names, and tests the fixed effects among them together; a name
     or names, "Days", test them as they are in the fit (post-hoc power is a poor guide: the estimate is one draw); the
-    text of a random term, "(1 | g)", tests that. test : something else to test, as in `lj.Test`. method : one of
-    `lj.Test`. n : replicates. level : of the Clopper-Pearson limits. seed : an integer; the same replicates for every
-    effect, method and alpha. Raises DataError and ValueError as `with_parameters`, `lj.Test` and `lj.Study`.
+    text of a random term, "(1 | g)", tests that. test : something else to test, as in `lj.Test`, or one. method : one
+    of `lj.Test`; by default "satterthwaite", and of random terms "exact_rlrt" for one variance and "lrt" for more.
+    n : replicates. level : of the Clopper-Pearson limits. seed : an integer; the same replicates for every effect,
+    method and alpha. Raises DataError and ValueError as `with_parameters`, `lj.Test` and `lj.Study`.
     """
     wanted = _wanted(fit, effect, test, method)
     values = _curve(wanted, WITHIN, [PRESENT], alpha, n, seed, level, {"progress": progress}).iloc[0]
@@ -103,7 +105,7 @@ def power_curve(
     alpha: float = 0.05,
     n: int = 1000,
     seed: int = 0,
-    method: str = "satterthwaite",
+    method: str | None = None,
     test: Any = None,
     level: float = 0.95,
     store: str | os.PathLike | None = None,
@@ -120,7 +122,7 @@ def power_curve(
     check_counts(**{f"sizes[{i}]": (size, 1) for i, size in enumerate(sizes)})
     if not len(sizes):
         raise ValueError("sizes=: give the sizes whose power you want")
-    wanted = replace(_wanted(fit, effect, test, method), along=along, within=_columns(within))
+    wanted = replace(_wanted(fit, effect, test, method), along=along, within=_columns(within), room=max(sizes))
     options = {"store": store, "executor": executor, "progress": progress}
     return _curve(wanted, along or WITHIN, list(sizes), alpha, n, seed, level, options)
 
@@ -135,7 +137,7 @@ def sample_size(
     alpha: float = 0.05,
     n: int = 1000,
     seed: int = 0,
-    method: str = "satterthwaite",
+    method: str | None = None,
     test: Any = None,
     executor: Executor | None = None,
     progress: bool = False,
@@ -154,9 +156,11 @@ def sample_size(
     tried: dict[int, pd.DataFrame] = {}
 
     def reaches(size: int) -> bool:
-        options = {"executor": executor, "progress": progress}
+        options, room = {"executor": executor, "progress": progress}, min(now, most)
+        while room < size:
+            room = min(2 * room, most)
         try:
-            tried[size] = _curve(wanted, name, [size], alpha, n, seed, 0.95, options)
+            tried[size] = _curve(replace(wanted, room=room), name, [size], alpha, n, seed, 0.95, options)
         except DataError:
             if size >= now:
                 raise
@@ -188,24 +192,31 @@ def _bracket(reaches: Callable[[int], bool], now: int, most: int, last: Callable
 
 @dataclass(frozen=True)
 class _Sized:
-    """A model at its parameters, at the size that a scenario names."""
+    """A model at its parameters, at the size that a scenario names. room : as in `sized`."""
 
     population: Population
     test: Test
     along: str | None = None
     within: tuple[str, ...] | None = None
+    room: int = 0
 
     def __call__(self, **size: int) -> Population:
         (n,) = size.values()
-        return self.population if n == PRESENT else extend(self.population, self.along, self.within, n)
+        if n == PRESENT:
+            return self.population
+        if self.test.method in WITH_GAPS and self.population.design.residual is None and n < self.room:
+            return sized(self.population, self.along, self.within, n, self.room)
+        return extend(self.population, self.along, self.within, n)
 
 
 def _columns(within: str | Sequence[str] | None) -> tuple[str, ...] | None:
     return None if within is None else tuple(names_of(within))
 
 
-def _wanted(fit: Fit, effect: Any, test: Any, method: str) -> _Sized:
+def _wanted(fit: Fit, effect: Any, test: Any, method: str | None) -> _Sized:
     check_fits((fit,), "power", structured=True)
+    if isinstance(test, Test) and method is not None:
+        raise ValueError(f"method={method!r} and test={test}, which has a method: give one of them")
     changed = effect if isinstance(effect, Mapping) else {}
     if test is None:
         fixed = [name for name in changed if name in fit.schema.fixed_names]
@@ -213,7 +224,14 @@ def _wanted(fit: Fit, effect: Any, test: Any, method: str) -> _Sized:
         if not len(test):
             raise DataError(f"effect={dict(effect)} names no fixed effect to test: say test= what")
     population = fit if isinstance(fit, Population) and not changed else with_parameters(fit, changed)
-    return _Sized(population, test if isinstance(test, Test) else Test(test, method))
+    return _Sized(population, test if isinstance(test, Test) else Test(test, method or _method(fit, test)))
+
+
+def _method(fit: Fit, test: Any) -> str:
+    term = term_of(fit.schema, test)
+    if term is None:
+        return "satterthwaite"
+    return "exact_rlrt" if fit.design.terms[term].template.n_theta == 1 else "lrt"
 
 
 def _curve(

@@ -76,9 +76,14 @@ class Sample:
     @in_float64
     def criterion(self, change: Change | None, reml: bool) -> np.ndarray:
         """(B,) the least ML or REML criterion of the model, or of a smaller one."""
-        if change is None and reml == self.population.reml:
-            return self.estimates.criterion
-        return self.of_smaller(change, reml).criterion
+        if change is not None:
+            return self.of_smaller(change, reml).criterion
+        return self.estimates.criterion if reml == self.population.reml else self._other_criterion
+
+    @cached_property
+    def _other_criterion(self) -> np.ndarray:
+        """(B,) of the model, the ML criterion if it is estimated by REML, and the other way round."""
+        return self.of_smaller(None, not self.population.reml).criterion
 
     def of_smaller(self, change: Change | None, reml: bool) -> Estimates:
         """The fits of a smaller model."""

@@ -7,10 +7,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from itertools import product
 from typing import Any
+from uuid import uuid4
 
 import jax
 import numpy as np
@@ -104,7 +105,8 @@ class Study:
         else:
             raise OSError(errno.EIO, "parts are damaged again and again", str(store))
         if not wanted:
-            raise DataError(f"every scenario failed; the first: {errors[min(errors)]}")
+            which = "every scenario failed; the first: " if len(errors) > 1 else ""
+            raise DataError(f"{which}{errors[min(errors)]}")
         _report(errors, self.scenarios)
         table = self._joined([parts[t] for t in wanted])
         table.attrs["errors"] = errors
@@ -159,9 +161,10 @@ class Study:
         }
 
     @in_float64
-    def rows(self, scenario: int, block: int) -> pd.DataFrame:
-        """The rows of a block: scenario, replicate, converged, and what the analyses yield."""
-        sample = self._sample(scenario, block * self.block, self._count(block))
+    def rows(self, run: str, scenario: int, block: int) -> pd.DataFrame:
+        """The rows of a block: scenario, replicate, converged, and what the analyses yield. run : tells runs apart."""
+        population = _remembered(self, run, scenario)
+        sample = self._sample(population, scenario, block * self.block, self._count(block))
         replicates = sample.first + np.arange(len(sample.ok))
         columns = {"scenario": np.full_like(replicates, scenario), "replicate": replicates, "converged": sample.ok}
         for one in self.analyse:
@@ -176,8 +179,7 @@ class Study:
         """Replicates of a block: the last one has fewer."""
         return min(self.block, self.n - block * self.block)
 
-    def _sample(self, scenario: int, first: int, count: int) -> Sample:
-        population = _remembered(self, scenario)
+    def _sample(self, population: Population, scenario: int, first: int, count: int) -> Sample:
         stream = 0 if self.common else scenario
         data_key, own_key = jax.random.split(jax.random.fold_in(key_of(self.seed), stream))
         if self.redraw is not None:
@@ -189,7 +191,8 @@ class Study:
             return FreshSample(population, np.zeros((count, 0)), own_key, first, designs)
         e, design = population.estimate, population.design
         y = simulate_responses(design, e.theta, e.beta, e.sigma, data_key, count, None, first)
-        return Sample(population, np.asarray(y), own_key, first)
+        y = np.asarray(y) if population.present is None else np.where(population.present, y, np.nan)
+        return Sample(population, y, own_key, first)
 
     def _computed(
         self, todo: list[Task], kept: Store | None, parts: dict, executor: Executor | None, progress: bool
@@ -199,7 +202,7 @@ class Study:
         rows = {t: self._count(t.block) for t in todo}
         total = self.n * len(self.scenarios)
         with tqdm(total=total, initial=total - sum(rows.values()), unit=" replicates", disable=not progress) as bar:
-            for task, outcome in outcomes(self.rows, todo, executor):
+            for task, outcome in outcomes(partial(self.rows, uuid4().hex), todo, executor):
                 if isinstance(outcome, Failure):
                     errors[task.scenario] = outcome.text
                     if kept is not None:
@@ -243,9 +246,9 @@ def _written(kept: Store, task: Task, rows: pd.DataFrame) -> None:
 _populations: OrderedDict[tuple[str, int], Population] = OrderedDict()
 
 
-def _remembered(study: Study, scenario: int) -> Population:
-    """The population of a scenario, made once in each process."""
-    key = repr(study.manifest), scenario
+def _remembered(study: Study, run: str, scenario: int) -> Population:
+    """The population of a scenario, made once for a run in each process."""
+    key = run, scenario
     if key not in _populations:
         _populations[key] = study.population(scenario)
         while len(_populations) > KNOWN:

@@ -50,7 +50,7 @@ def _measures(part: pd.DataFrame, truth: pd.Series, alpha: float) -> Iterator[tu
         values = values[~np.isnan(values.astype(float))]
         n = len(values)
         if kind == "estimate":
-            yield from ((what, measure, limits, n) for measure, limits in _of_estimate(values, float(truth[what])))
+            yield from ((what, measure, limits, n) for measure, limits in _of_estimate(values, truth.get(what)))
         elif kind == "se":
             yield what, "mean se", _mean(values), n
         elif kind == "covers":
@@ -59,14 +59,15 @@ def _measures(part: pd.DataFrame, truth: pd.Series, alpha: float) -> Iterator[tu
             yield what, f"p <= {alpha:g}", share(int(np.sum(values <= alpha)), n), n
 
 
-def _of_estimate(values: np.ndarray, truth: float) -> Iterator[tuple[str, tuple[float, float, float]]]:
-    errors = values - truth
+def _of_estimate(values: np.ndarray, truth: float | None) -> Iterator[tuple[str, tuple[float, float, float]]]:
+    """truth : None where there is none to compare with."""
     yield "mean", _mean(values)
-    yield "bias", _mean(errors)
     sd = float(np.std(values, ddof=1)) if len(values) > 1 else np.nan
     yield "sd", (sd, np.nan, np.nan)
-    square, low, high = _mean(errors**2)
-    yield "rmse", (square**0.5, max(low, 0) ** 0.5, high**0.5)
+    if truth is not None:
+        yield "bias", _mean(values - truth)
+        square, low, high = _mean((values - truth) ** 2)
+        yield "rmse", (square**0.5, max(low, 0) ** 0.5, high**0.5)
 
 
 def _mean(values: np.ndarray) -> tuple[float, float, float]:
