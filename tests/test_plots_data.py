@@ -142,7 +142,9 @@ def test_pairs_are_columns_against_columns(sleep):
     assert axes.shape == (2, 2)
     assert_array_equal(axes[1, 0].lines[0].get_xdata(), sleep["Reaction"])
     assert_array_equal(axes[1, 0].lines[0].get_ydata(), sleep["Days"])
-    assert sum(bar.get_height() for bar in axes[1, 1].patches) == len(sleep)
+    both = axes[1, 1].get_shared_x_axes().get_siblings(axes[1, 1])
+    assert sum(bar.get_height() for one in both for bar in one.patches) == len(sleep)
+    assert axes[0, 0].get_ylim() == axes[0, 1].get_ylim()
     assert axes[0, 0].get_xlim() == axes[1, 0].get_xlim()
     with pytest.raises(lj.DataError, match="needs two columns of numbers, not 'Days'"):
         plots.pairs(sleep, ["Days"])

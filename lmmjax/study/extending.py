@@ -48,6 +48,11 @@ def sized(fit: Fit, along: str | None, within: str | Sequence[str] | None, n: in
     return replace(larger, present=(place < n).to_numpy())
 
 
+def room_for(fit: Fit, along: str | None, largest: int) -> int:
+    """A size for `sized` that is larger than all, where there can be one: then all lack rows, and compile alike."""
+    return largest + (along is None or along in _grouping(fit))
+
+
 def _data(fit: Fit, along: str | None, within: str | Sequence[str] | None, n: int) -> pd.DataFrame:
     """The table of another size. Raises as `extend`."""
     present_size(fit, along, within)

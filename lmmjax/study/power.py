@@ -14,7 +14,7 @@ from ..fit import Fit
 from ..guard import check_counts
 from ..inference.nesting import check_fits
 from .analyses import OF_FIXED, Test, term_of
-from .extending import extend, names_of, present_size, sized
+from .extending import extend, names_of, present_size, room_for, sized
 from .population import Population, with_parameters
 from .study import Study
 from .summary import share
@@ -122,7 +122,8 @@ def power_curve(
     check_counts(**{f"sizes[{i}]": (size, 1) for i, size in enumerate(sizes)})
     if not len(sizes):
         raise ValueError("sizes=: give the sizes whose power you want")
-    wanted = replace(_wanted(fit, effect, test, method), along=along, within=_columns(within), room=max(sizes))
+    room = room_for(fit, along, max(sizes))
+    wanted = replace(_wanted(fit, effect, test, method), along=along, within=_columns(within), room=room)
     options = {"store": store, "executor": executor, "progress": progress}
     return _curve(wanted, along or WITHIN, list(sizes), alpha, n, seed, level, options)
 
@@ -160,7 +161,8 @@ def sample_size(
         while room < size:
             room = min(2 * room, most)
         try:
-            tried[size] = _curve(replace(wanted, room=room), name, [size], alpha, n, seed, 0.95, options)
+            roomy = replace(wanted, room=room_for(fit, along, room))
+            tried[size] = _curve(roomy, name, [size], alpha, n, seed, 0.95, options)
         except DataError:
             if size >= now:
                 raise
