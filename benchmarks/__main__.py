@@ -12,6 +12,7 @@ WORKLOADS = (
     "derivatives",
     "batch",
     "inference",
+    "residual",
     "study",
     "gibbs",
     "calibration",

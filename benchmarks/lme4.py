@@ -9,7 +9,7 @@ from functools import cache
 from .harness import Row, row, skip
 
 BLAS = "LMMJAX_BENCH_R_BLAS"  # names a library that R loads in the place of its own BLAS
-PACKAGES = ("lme4", "lmerTest", "pbkrtest", "RLRsim", "MCMCpack")
+PACKAGES = ("lme4", "lmerTest", "pbkrtest", "RLRsim", "MCMCpack", "nlme")
 PRELUDE = """
 suppressMessages(library(lme4))
 seconds <- function(f, repeats, unmeasured = 2) {

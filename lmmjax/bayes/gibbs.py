@@ -15,7 +15,7 @@ from ..core.compile import jit
 from ..core.start import default_start
 from ..errors import DataError
 from ..guard import check_counts
-from ..inference.sampling import chunks
+from ..inference.sampling import Chunks
 from ..precision import float64, to_numpy
 from ..refitting import key_of
 from .model import Model, model_of
@@ -25,7 +25,7 @@ from .priors import Priors, laws
 KERNELS = {"joint": core.joint, "one_way": core.one_way}
 STATE = "lmmjax_state"  # where InferenceData keeps what `resume` needs
 MEMORY = 2**25  # bytes that the random numbers of a block may take
-LONGEST = 2**14  # draws in a block
+LONGEST, STEP = 2**14, 2**10  # draws in a block at most, and of what its size is a multiple: few shapes are compiled
 DISPERSION = 0.7  # log standard deviation of the chains' first standard deviations about a common guess
 
 
@@ -88,7 +88,7 @@ class _Run:
         cp, chains = self.model.cross_products, len(self.keys)
         of_priors, total = laws(self.model.priors, cp.plan), draws + skipped
         effects = cp.p + sum(f.q for f in cp.plan.chain + cp.plan.rest)
-        todo = chunks(total, 8 * chains * self.thin * effects, MEMORY, progress, LONGEST, unit=" draws")
+        todo = Chunks(total, _block(total, 8 * chains * self.thin * effects), progress, unit=" draws")
         sweep_on = _compiled(todo.size, self.thin, KERNELS[self.kernel])
         state, kept = self.state, []
         for at, count in todo:
@@ -118,6 +118,14 @@ class _Run:
         leaves = [np.array(a, float) for a in saved.pop("state")]
         tree = jax.tree.structure(_started(model, keys[:1]))
         return cls(model, keys, state=jax.tree.unflatten(tree, leaves), **saved)
+
+
+def _block(total: int, bytes_each: int) -> int:
+    """How many draws at a time: as few blocks as memory allows, nearly equal, of which an eighth at most is waste."""
+    most = max(1, min(LONGEST, MEMORY // bytes_each))
+    step = 2 ** int(np.log2(min(STEP, most, max(1, total // 8))))
+    blocks = -(-total // (most // step * step))
+    return step * -(-total // (blocks * step))
 
 
 def _draws_of(states: core.State, which: Any) -> core.State:
