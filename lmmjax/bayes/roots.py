@@ -9,10 +9,57 @@ import numpy as np
 from jax.scipy.special import gammaln, multigammaln
 from numpyro import distributions as dist
 from numpyro.distributions import constraints
-from numpyro.distributions.transforms import PowerTransform
+from numpyro.distributions.transforms import CorrCholeskyTransform, ParameterFreeTransform, PowerTransform, biject_to
 
 from ..core import gibbs as core
 from ..core.linalg import cholesky, solve_lower, solve_upper
+
+
+class Root(ParameterFreeTransform):
+    """T from logarithms of its rows' lengths, the standard deviations (p,), and CorrCholeskyTransform's numbers of its
+    correlations. With T's own entries NUTS would have to find into a funnel where a standard deviation is small.
+    """
+
+    domain = constraints.real_vector
+    codomain = constraints.lower_cholesky
+
+    def __call__(self, x):
+        """(…, p(p + 1)/2) → (…, p, p)."""
+        p = _side(x.shape[-1])
+        return jnp.exp(x[..., :p, None]) * CorrCholeskyTransform()(x[..., p:])
+
+    def _inverse(self, y):
+        sd = jnp.sqrt(jnp.sum(y**2, -1))
+        return jnp.concatenate([jnp.log(sd), CorrCholeskyTransform().inv(y / sd[..., None])], -1)
+
+    def log_abs_det_jacobian(self, x, y, intermediates=None):
+        """Row i, in polar coordinates, has the volume sⁱ ds dΩ, and dΩ is d(tᵢ₀/s, …) over tᵢᵢ/s."""
+        p = _side(x.shape[-1])
+        correlations = CorrCholeskyTransform()
+        root = correlations(x[..., p:])
+        of_rows = x[..., :p] @ jnp.arange(1.0, p + 1) - jnp.sum(jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1)), -1)
+        return of_rows + correlations.log_abs_det_jacobian(x[..., p:], root)
+
+    def forward_shape(self, shape):
+        """Of T."""
+        return (*shape[:-1], *2 * (_side(shape[-1]),))
+
+    def inverse_shape(self, shape):
+        """Of the numbers."""
+        return (*shape[:-2], shape[-1] * (shape[-1] + 1) // 2)
+
+
+def _side(count: int) -> int:
+    """p from p(p + 1)/2."""
+    return round((np.sqrt(1 + 8 * count) - 1) / 2)
+
+
+class _Roots(type(constraints.lower_cholesky)):  # type: ignore[misc]
+    """Lower-triangular with a positive diagonal, to be reached by `Root`."""
+
+
+ROOTS = _Roots()
+biject_to.register(_Roots, lambda _: Root())
 
 
 def law_of_sd(law: core.InverseWishart | core.HalfT, shape: tuple[int, ...]) -> dist.Distribution:
@@ -34,7 +81,7 @@ class InverseWishartRoot(dist.Distribution):
     """T, (p, p), where TTᵀ is inverse-Wishart. df : above p − 1. scale : (p, p)."""
 
     arg_constraints = {"df": constraints.positive, "scale": constraints.positive_definite}
-    support = constraints.lower_cholesky
+    support = ROOTS
 
     def __init__(self, df, scale, *, validate_args=None):
         self.df, self.scale = df, scale
@@ -61,7 +108,7 @@ class HalfTRoot(dist.Distribution):
     """
 
     arg_constraints = {"df": constraints.positive, "scale": constraints.independent(constraints.positive, 1)}
-    support = constraints.lower_cholesky
+    support = ROOTS
 
     def __init__(self, df, scale, *, validate_args=None):
         self.df, self.scale = df, scale

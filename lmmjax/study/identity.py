@@ -52,7 +52,7 @@ def identity(thing: Any) -> str:
 
 
 def _of_function(function: Any) -> str:
-    if function.__module__.startswith("lmmjax."):  # a study knows the version
+    if (function.__module__ or "").startswith("lmmjax."):  # a study knows the version
         return f"{function.__module__}.{function.__qualname__}"
     try:
         source = inspect.getsource(function).encode()

@@ -62,10 +62,10 @@ def _measures(part: pd.DataFrame, truth: pd.Series, alpha: float) -> Iterator[tu
 def _of_estimate(values: np.ndarray, truth: float | None) -> Iterator[tuple[str, tuple[float, float, float]]]:
     """truth : None where there is none to compare with."""
     yield "mean", _mean(values)
-    sd = float(np.std(values, ddof=1)) if len(values) > 1 else np.nan
-    yield "sd", (sd, np.nan, np.nan)
     if truth is not None:
         yield "bias", _mean(values - truth)
+    yield "sd", (float(np.std(values, ddof=1)) if len(values) > 1 else np.nan, np.nan, np.nan)
+    if truth is not None:
         square, low, high = _mean((values - truth) ** 2)
         yield "rmse", (square**0.5, max(low, 0) ** 0.5, high**0.5)
 
