@@ -294,7 +294,7 @@ class Fit:
 
     def _coefficients(self, ddf: str | None) -> pd.DataFrame:
         free = freedom(self.estimate, self.cross_products, self.reml, ddf)
-        se = np.sqrt(np.diag(free.vcov))
+        se = free.se
         t = self.fixef / se
         if ddf is None:
             return pd.DataFrame({"estimate": self.fixef, "se": se, "t": t})

@@ -1,5 +1,6 @@
 """A fitted model with another response, and responses simulated from it."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -13,7 +14,7 @@ from .core.blockwise import blockwise_pieces
 from .core.crossprod import CrossProducts
 from .core.estimate import Estimate
 from .core.freedom import kenward_roger_pieces, satterthwaite_pieces
-from .core.optimize import CONVERGED, FIXED
+from .core.optimize import FIXED
 from .core.simulate import simulate as simulate_responses
 from .errors import DataError
 from .fit import Fit, fit_cross_products
@@ -68,10 +69,7 @@ class BatchFit:
     criterion = property(lambda self: self.estimates.criterion)
     status = property(lambda self: self.estimates.status)
 
-    @property
-    def converged(self) -> np.ndarray:
-        """(B,) whether the optimiser's conditions for a minimum held (or θ was given)."""
-        return np.isin(self.status, (CONVERGED, FIXED)) & np.isfinite(self.criterion)
+    converged = property(lambda self: self.estimates.converged)
 
     @property
     def n_failed(self) -> int:
@@ -98,21 +96,27 @@ class BatchFit:
         rows, value = hypothesis(L, self.fit.schema.fixed_names)
         statistic, dendf, p, adjusted = (np.full(len(self.status), np.nan) for _ in range(4))
         ok = self.converged
-        for part in np.array_split(np.flatnonzero(ok), -(-int(ok.sum()) // self.at_once(ddf)) or 1):
-            found = self.freedom(part, ddf).f_test(rows, self.beta[part], value)
+        for part, free in self.freedoms(ddf):
+            found = free.f_test(rows, self.beta[part], value)
             statistic[part] = found.F * (len(rows) if ddf is None else 1)
             dendf[part], p[part] = found.dendf, found.p
         adjusted[ok] = stats.false_discovery_control(p[ok]) if ok.any() else np.nan
         return pd.DataFrame({"statistic": statistic, "df": len(rows), "ddf": dendf, "p": p, "p_adjusted": adjusted})
 
-    def at_once(self, ddf: str | None) -> int:
+    def freedoms(self, ddf: str | None) -> Iterator[tuple[np.ndarray, Freedom]]:
+        """(places, what `ddf` says of their tests) of the fits that converged, as many as memory allows at once."""
+        places = np.flatnonzero(self.converged)
+        for part in np.array_split(places, -(-len(places) // self._at_once(ddf)) or 1):
+            yield part, self._freedom(part, ddf)
+
+    def _at_once(self, ddf: str | None) -> int:
         """How many fits' pieces of degrees of freedom are in memory together."""
         p, r = self.fit.design.p, self.fit.design.n_theta + 1
         return max(1, MEMORY // (8 * p * p * (r * r if ddf == "kenward-roger" else r)))
 
     @in_float64
-    def freedom(self, part: np.ndarray, ddf: str | None) -> Freedom:
-        """What `ddf` says of tests of β in the fits whose places are `part`, (P,), at once."""
+    def _freedom(self, part: np.ndarray, ddf: str | None) -> Freedom:
+        """What `ddf` says of the fits whose places are `part`."""
         fit = self.fit
         check_method(ddf, fit.reml)
         if ddf is None:

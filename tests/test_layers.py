@@ -14,7 +14,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # From the top: a room imports only from rooms before it (a room that is a folder also from itself).
 ROOMS = """
-    errors precision cache
+    errors files precision cache
     core.namespace core.linalg core.covariance core.correlation core.residual core.design core.plan core.matrices
     core.products core.crossprod
     core.executables core.compile core.blocks core.onefactor core.criterion core.optimize core.lbfgs core.start

@@ -15,7 +15,7 @@ from .crossprod import CrossProducts
 from .estimate import EXACT, Estimate, at_minimum, evaluation, first_start, second_start, solve, uses_secants
 from .lanes import run_lanes
 from .levels import merge_levels
-from .optimize import CONVERGED, FAILED, RUNNING, SECANT_TOLERANCE, Minimum, begin, iterate, model_step
+from .optimize import CONVERGED, FAILED, FIXED, RUNNING, SECANT_TOLERANCE, Minimum, begin, iterate, model_step
 from .rectify import rectified
 from .start import column_scale, curvature_guess
 
@@ -41,6 +41,11 @@ class Estimates:
     status: Any
     iterations: Any
     kept: Any = None
+
+    @property
+    def converged(self):
+        """(B,) whether the optimiser's conditions for a minimum held (or θ was given)."""
+        return np.isin(self.status, (CONVERGED, FIXED)) & np.isfinite(self.criterion)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ imports of this package. What is kept here is found by the shapes of the argumen
 import hashlib
 import os
 import platform
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -17,6 +16,8 @@ from typing import Any
 import jax
 import jaxlib
 from jax.experimental.serialize_executable import deserialize_and_load, serialize
+
+from ..files import write_whole
 
 DIGEST = 32  # bytes of SHA-256 before each executable: a damaged file is never loaded
 CONFIG: Any = jax.config
@@ -41,10 +42,7 @@ def load_or_compile(jitted: Any, function: Callable, options: Any, shapes: Any, 
     place = folder()
     if place is None or _ADDRESS in str(shapes):
         return jitted
-    settings = (
-        CONFIG.jax_enable_x64,
-        *(os.environ.get(name) for name in ("XLA_FLAGS", "JAX_DISABLE_MOST_OPTIMIZATIONS")),
-    )
+    settings = CONFIG.jax_enable_x64, *map(os.environ.get, SETTINGS)
     names = (function.__module__, function.__qualname__, options, str(shapes), *settings)
     file = place / hashlib.sha256(repr((_machine(), names)).encode()).hexdigest()
     trees = jax.tree.structure((args, kwargs)), jax.tree.structure(0)
@@ -86,9 +84,7 @@ def _store(file: Path, compiled) -> bool:
     content = serialize(compiled)[0]
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as part:
-            part.write(hashlib.sha256(content).digest() + content)
-        os.replace(part.name, file)
+        write_whole(file, hashlib.sha256(content).digest() + content)
     except OSError:  # a full or read-only disk: the next process compiles again
         return False
     return True

@@ -15,12 +15,12 @@ from .schema import Schema
 from .scope import FUNCTIONS
 
 
-def rebuild(schema: Schema, data: pd.DataFrame, formula: str | None = None) -> tuple[Schema, Design]:
-    """The model, or with `formula` another one in the same columns, on `data`: see `Schema.frame` for what it needs.
+def rebuild(schema: Schema, data: pd.DataFrame) -> tuple[Schema, Design]:
+    """The model on other data: see `Schema.frame` for what it needs.
 
     Transforms, contrasts and levels are found anew, as `build` finds them. Raises FormulaError and DataError.
     """
-    return _built(formula or schema.formula, data, _namespace(schema), schema.arguments, schema.options)
+    return _built(schema.formula, data, _namespace(schema), schema.arguments, schema.options)
 
 
 def _built(formula: str, data: pd.DataFrame, namespace: Any, arguments: Any, options: Any) -> tuple[Schema, Design]:

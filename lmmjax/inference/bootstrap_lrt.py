@@ -4,14 +4,15 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from scipy.special import betaincinv, chdtrc
+from scipy.special import chdtrc
 
 from ..core.batch import MEMORY, estimate_many
 from ..core.estimate import estimate
 from ..fit import Fit
 from ..precision import in_float64, to_numpy
 from ..refitting import key_of
-from .nesting import ZERO, check_comparable, check_fits, likelihood_ratio
+from .intervals import clopper_pearson
+from .nesting import check_comparable, check_fits, likelihood_ratio, without_rounding
 from .results import BootstrapTest
 from .sampling import (
     LARGEST,
@@ -58,7 +59,6 @@ def bootstrap_lrt(
     null, alt = (null, alt) if null.df <= alt.df else (alt, null)
     check_comparable(null, alt)
     e0, e1 = (to_numpy(estimate(f.cross_products, reml=False)) for f in (null, alt))
-    zero = ZERO * max(1.0, abs(float(e0.criterion)))
     observed = likelihood_ratio(float(e0.criterion), float(e1.criterion))
     bytes_each = max(response_bytes(null.design), response_bytes(alt.design))
     todo = chunks(n, bytes_each, memory, progress, LARGEST if alpha is None else LOOK)
@@ -66,7 +66,7 @@ def bootstrap_lrt(
     for first, count in todo:
         t, bad = _statistics(null, alt, responses(first, todo.size), memory)
         done = first + count
-        draws[first:done] = np.where(t < zero, 0.0, t)[:count]
+        draws[first:done] = without_rounding(t, e0.criterion)[:count]
         n_failed += int(bad[:count].sum())
         if alpha is not None and _is_look(done) and is_decided(_as_large(draws[:done], observed), done, alpha):
             break
@@ -92,9 +92,7 @@ def _is_look(n: int) -> bool:
 
 def is_decided(large: int, n: int, alpha: float) -> bool:
     """Whether the Clopper-Pearson interval of `large` out of n excludes alpha."""
-    tail = (1 - CONFIDENCE) / 2
-    lower = betaincinv(large, n - large + 1, tail) if large else 0.0
-    upper = betaincinv(large + 1, n - large, 1 - tail) if large < n else 1.0
+    lower, upper = clopper_pearson(large, n, CONFIDENCE)
     return not lower <= alpha <= upper
 
 

@@ -63,7 +63,7 @@ def _wald(fit: Fit, level: float, ddf: str | None) -> np.ndarray:
     e, p = fit.estimate, fit.design.p
     f = freedom(fit.estimate, fit.cross_products, fit.reml, ddf)
     quantiles = t_quantile(tails(level), f.df(np.eye(p))[:, None])
-    of_beta = e.beta[:, None] + np.sqrt(np.diag(f.vcov))[:, None] * quantiles
+    of_beta = e.beta[:, None] + f.se[:, None] * quantiles
     return np.concatenate([np.full((len(parameters_of(fit)) - p, 2), np.nan), of_beta])
 
 

@@ -69,6 +69,11 @@ class Freedom:
     vcov: np.ndarray
     held: Any = np.inf
 
+    @property
+    def se(self) -> np.ndarray:
+        """(…, p) standard errors of β̂."""
+        return np.sqrt(np.einsum("...ii->...i", self.vcov))
+
     def df(self, L: np.ndarray) -> np.ndarray:
         """(…, k) degrees of freedom of each row of L (k, p) alone."""
         each = [np.asarray(self._denominator(row[None])[1]) for row in L]

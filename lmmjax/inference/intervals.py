@@ -21,6 +21,14 @@ def tails(level: float) -> np.ndarray:
     return np.array([(1 - level) / 2, (1 + level) / 2])
 
 
+def clopper_pearson(hits: int, n: int, level: float) -> tuple[float, float]:
+    """Exact limits of a probability of which hits of n trials tell."""
+    from scipy.stats import binomtest
+
+    interval = binomtest(hits, n).proportion_ci(level, "exact")
+    return float(interval.low), float(interval.high)
+
+
 def percentile(draws: np.ndarray, level: float) -> np.ndarray:
     """(2,) quantiles of the draws (B,), with linear interpolation."""
     return np.quantile(draws, tails(level))

@@ -107,7 +107,12 @@ def likelihood_ratio(null: float, alt: float) -> float:
             f"the model with fewer parameters has the larger likelihood (−2 log-likelihood {null:.6g} against "
             f"{alt:.6g}): it is no special case of the other"
         )
-    return null - alt if null - alt >= zero else 0.0
+    return float(without_rounding(null - alt, null))
+
+
+def without_rounding(ratio: Any, null: Any) -> np.ndarray:
+    """Likelihood ratios, zero where they are rounding beside the criterion of the null."""
+    return np.where(ratio < ZERO * np.maximum(1.0, np.abs(null)), 0.0, ratio)
 
 
 def placed(null: Fit, alt: Fit) -> list[Placed]:

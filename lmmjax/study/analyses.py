@@ -18,7 +18,7 @@ from ..inference.confint import confint
 from ..inference.df import hypothesis, t_quantile
 from ..inference.exact import rlrt_draws
 from ..inference.intervals import check_level, tails
-from ..inference.nesting import ZERO
+from ..inference.nesting import without_rounding
 from ..inference.parameters import chosen, parameters_of, values
 from ..precision import in_float64, to_numpy
 from ..refitting import refit
@@ -45,7 +45,7 @@ class Estimates:
         out = {f"estimate[{p.name}]": found[:, p.place] for p in named}
         se = np.full_like(e.beta, np.nan)
         for part, free in sample.freedom(None):
-            se[part] = np.sqrt(np.einsum("...ii->...i", free.vcov))
+            se[part] = free.se
         return out | {f"se[{name}]": se[:, j] for j, name in enumerate(fit.schema.fixed_names)}
 
 
@@ -75,32 +75,32 @@ class Interval:
         if self.method in OF_FIXED and any(p.kind != "beta" for p in wanted):
             raise DataError(f"{self}: this method is for fixed effects, choose method='profile' or 'boot'")
         names, out = [p.name for p in wanted], dict[str, np.ndarray]()
-        limits = self._at_once(sample) if self.method in OF_FIXED else self._one_by_one(sample, names)
-        for name, (lower, upper) in zip(names, np.moveaxis(limits(names), 1, 0), strict=True):
+        limits = self._at_once if self.method in OF_FIXED else self._one_by_one
+        for name, (lower, upper) in zip(names, limits(sample, names), strict=True):
             place, truth = f"[{name}, {self.method}]", fit.truth[name]
             covers = np.where(np.isnan(lower), np.nan, (lower <= truth) & (truth <= upper))
             out |= {f"lower{place}": lower, f"upper{place}": upper, f"covers{place}": covers}
         return out
 
-    def _at_once(self, sample: Sample) -> Callable[[list[str]], np.ndarray]:
-        e, p = sample.estimates, sample.population.design.p
-        found = np.full((2, p, len(e.beta)), np.nan)
+    def _at_once(self, sample: Sample, names: list[str]) -> np.ndarray:
+        """(k, 2, B) limits."""
+        beta, fixed = sample.estimates.beta, sample.population.schema.fixed_names
+        found = np.full((len(fixed), 2, len(beta)), np.nan)
         for part, free in sample.freedom(OF_FIXED[self.method]):
-            se = np.sqrt(np.einsum("...ii->...i", free.vcov))
-            df = np.broadcast_to(free.df(np.eye(p)), se.shape)
-            quantiles = t_quantile(tails(self.level)[:, None, None], df)
-            found[:, :, part] = np.swapaxes(e.beta[part] + se * quantiles, -1, -2)
-        names = sample.population.schema.fixed_names
-        return lambda wanted: found[:, [names.index(name) for name in wanted]]
+            df = np.broadcast_to(free.df(np.eye(len(fixed))), free.se.shape)
+            limits = beta[part] + free.se * t_quantile(tails(self.level)[:, None, None], df)
+            found[:, :, part] = np.moveaxis(limits, -1, 0)
+        return found[[fixed.index(name) for name in names]]
 
-    def _one_by_one(self, sample: Sample, names: list[str]) -> Callable[[list[str]], np.ndarray]:
+    def _one_by_one(self, sample: Sample, names: list[str]) -> np.ndarray:
+        """(k, 2, B) limits."""
         sample.problem(None)
-        found = np.full((2, len(names), len(sample.ok)), np.nan)
+        found = np.full((len(names), 2, len(sample.ok)), np.nan)
         for i in np.flatnonzero(sample.ok):
             seed = jax.random.fold_in(sample.key, sample.first + i)
             one = refit(sample.population, sample.responses[i])
-            found[:, :, i] = confint(one, names, self.level, self.method, n=self.n, seed=seed).loc[names].to_numpy().T
-        return lambda wanted: found
+            found[:, :, i] = confint(one, names, self.level, self.method, n=self.n, seed=seed).loc[names]
+        return found
 
 
 @dataclass(frozen=True)
@@ -227,18 +227,14 @@ def _alone(sample: Sample, term: int) -> Any:
 def _ratio(sample: Sample, change: Change, reml: bool) -> np.ndarray:
     """(B,) likelihood ratios; what is rounding is zero."""
     large, small = sample.criterion(None, reml), sample.criterion(change, reml)
-    return _cleaned(small - large, small)
-
-
-def _cleaned(ratio: np.ndarray, criterion: np.ndarray) -> np.ndarray:
-    return np.where(ratio < ZERO * np.maximum(1, abs(criterion)), 0.0, ratio)
+    return without_rounding(small - large, small)
 
 
 @in_float64
 def _null_ratios(sample: Sample, change: Change, n: int) -> np.ndarray:
     """(B, n) likelihood ratios of responses drawn from each replicate's ML fit of the smaller model."""
     null, alt = sample.problem(change), sample.problem(None)
-    design, e = change(sample.population.design), sample.of_smaller(change, False)
+    design, e = change(sample.population.design), sample.refitted(change, False)
     out = []
     at_once = max(1, AT_ONCE // n)
     for start in range(0, len(sample.ok), at_once):
@@ -248,5 +244,5 @@ def _null_ratios(sample: Sample, change: Change, n: int) -> np.ndarray:
         ]
         y = np.concatenate([np.asarray(a) for a in drawn])
         small, large = (estimate_many(cp, y, reml=False).criterion for cp in (null, alt))
-        out.append(_cleaned(small - large, small).reshape(-1, n))
+        out.append(without_rounding(small - large, small).reshape(-1, n))
     return np.concatenate(out)

@@ -14,7 +14,6 @@ from ..core.design import Design
 from ..core.designs import estimate_designs
 from ..core.estimate import Estimate
 from ..core.freedom import kenward_roger_pieces, satterthwaite_pieces
-from ..core.optimize import CONVERGED, FIXED
 from ..errors import DataError
 from ..inference.df import Freedom, FTest, check_method, kenward_roger, satterthwaite
 from ..precision import in_float64
@@ -49,7 +48,7 @@ class Sample:
     @cached_property
     def ok(self) -> np.ndarray:
         """(B,) whether the fit converged."""
-        return np.isin(self.estimates.status, (CONVERGED, FIXED)) & np.isfinite(self.estimates.criterion)
+        return self.estimates.converged
 
     @cached_property
     def _freedoms(self) -> dict[str | None, list[tuple[np.ndarray, Freedom]]]:
@@ -62,9 +61,7 @@ class Sample:
         return self._freedoms[ddf]
 
     def _freedom(self, ddf: str | None) -> list[tuple[np.ndarray, Freedom]]:
-        places = np.flatnonzero(self.ok)
-        parts = np.array_split(places, -(-len(places) // self.fits.at_once(ddf)) or 1)
-        return [(part, self.fits.freedom(part, ddf)) for part in parts]
+        return list(self.fits.freedoms(ddf))
 
     def f_test(self, L: np.ndarray, value: np.ndarray, ddf: str | None) -> FTest:
         """Of Lβ = value for L (k, p): arrays (B,), NaN where there is no fit."""
@@ -77,21 +74,21 @@ class Sample:
     def criterion(self, change: Change | None, reml: bool) -> np.ndarray:
         """(B,) the least ML or REML criterion of the model, or of a smaller one."""
         if change is not None:
-            return self.of_smaller(change, reml).criterion
+            return self.refitted(change, reml).criterion
         return self.estimates.criterion if reml == self.population.reml else self._other_criterion
 
     @cached_property
     def _other_criterion(self) -> np.ndarray:
         """(B,) of the model, the ML criterion if it is estimated by REML, and the other way round."""
-        return self.of_smaller(None, not self.population.reml).criterion
+        return self.refitted(None, not self.population.reml).criterion
 
-    def of_smaller(self, change: Change | None, reml: bool) -> Estimates:
-        """The fits of a smaller model."""
+    def refitted(self, change: Change | None, reml: bool) -> Estimates:
+        """The fits of the model, or of a smaller one, by one of the criteria."""
         return estimate_many(self.problem(change), self.responses, reml)
 
     @in_float64
     def problem(self, change: Change | None) -> CrossProducts:
-        """What a smaller model is fitted from."""
+        """What the model, or a smaller one, is fitted from."""
         design = self.population.design
         return self.population.cross_products if change is None else cross_products(change(design), orthonormal=True)
 
@@ -126,8 +123,8 @@ class FreshSample(Sample):
         return [(places, found)]
 
     @in_float64
-    def of_smaller(self, change: Change | None, reml: bool) -> Estimates:
-        """The fits of a smaller model."""
+    def refitted(self, change: Change | None, reml: bool) -> Estimates:
+        """The fits of the model, or of a smaller one, by one of the criteria."""
         return estimate_designs([d if change is None else change(d) for d in self.designs], reml)
 
     def problem(self, change: Change | None) -> CrossProducts:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -12,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from ..errors import DataError
+from ..files import UNFINISHED, write_whole
 from ..formula.hints import listed
 
 MANIFEST = "study.json"
@@ -43,12 +43,22 @@ class Store:
                 raise DataError(f"{folder} holds other files and no {MANIFEST}: give an empty or a new folder")
             for name in ("parts", "errors"):
                 (store.folder / name).mkdir(parents=True, exist_ok=True)
-            store._write(MANIFEST, json.dumps(manifest, indent=1).encode())
+            write_whole(store.folder / MANIFEST, json.dumps(manifest, indent=1).encode())
             return store
         _check_same(known, json.loads(json.dumps(manifest)), store.folder)
-        for left in store.folder.rglob("*.tmp"):  # of a run that was killed while it wrote
+        for left in store.folder.rglob(f"*{UNFINISHED}"):  # of a run that was killed while it wrote
             left.unlink(missing_ok=True)
         return store
+
+    @classmethod
+    def there(cls, folder: str | os.PathLike) -> tuple["Store", dict[str, Any]]:
+        """A store that is there, and its manifest. Raises DataError where there is none."""
+        store = cls(Path(folder))
+        if not store.folder.is_dir():
+            raise DataError(f"there is no folder {folder}")
+        if (known := store.manifest()) is None:
+            raise DataError(f"{folder} holds no study")
+        return store, known
 
     def manifest(self) -> dict[str, Any] | None:
         """What study.json says, or None where there is none. Raises DataError where it cannot be read."""
@@ -66,14 +76,18 @@ class Store:
         return {(int(scenario), int(block)): p for p in paths for scenario, block, _ in [p.stem.split("-")]}
 
     def write(self, scenario: int, block: int, table: pd.DataFrame) -> None:
-        """Keeps the rows of a block. Raises OSError, and then there is no part."""
+        """Keeps the rows of a block. Raises OSError, which says that what was done before is kept."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         sink = pa.BufferOutputStream()
         pq.write_table(pa.Table.from_pandas(table, preserve_index=False), sink)
         content = sink.getvalue().to_pybytes()
-        self._write(f"parts/{scenario:05}-{block:06}-{_digest(content)}.parquet", content)
+        try:
+            write_whole(self.folder / f"parts/{scenario:05}-{block:06}-{_digest(content)}.parquet", content)
+        except OSError as error:
+            text = f"{error.strerror}; what was done before is kept, and another run goes on there"
+            raise OSError(error.errno, text, str(self.folder)) from None
 
     def read(self, path: Path) -> pd.DataFrame:
         """The rows of a part. Raises DamagedPart."""
@@ -94,23 +108,11 @@ class Store:
 
     def note(self, scenario: int, error: str | None) -> None:
         """Keeps the error of a scenario, or forgets it."""
+        path = self.folder / "errors" / f"{scenario:05}.txt"
         if error is None:
-            (self.folder / "errors" / f"{scenario:05}.txt").unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
         else:
-            self._write(f"errors/{scenario:05}.txt", error.encode())
-
-    def _write(self, name: str, content: bytes) -> None:
-        """All of it under its name, or nothing: written beside it, brought to the disk, and renamed."""
-        path = self.folder / name
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.stem, suffix=".tmp", delete=False) as file:
-            try:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            except BaseException:
-                os.unlink(file.name)
-                raise
-        os.replace(file.name, path)
+            write_whole(path, error.encode())
 
 
 def _digest(content: bytes) -> str:

@@ -133,10 +133,7 @@ class Study:
     @staticmethod
     def status(store: str | os.PathLike) -> pd.DataFrame:
         """How far the run in a folder is, also from another process: its scenarios, done, n and error."""
-        found = Store(_existing(store))
-        manifest = found.manifest()
-        if manifest is None:
-            raise DataError(f"{store} holds no study")
+        found, manifest = Store.there(store)
         n, block = manifest["n"], manifest["block"]
         table = pd.DataFrame(manifest["scenarios"])
         counts = np.zeros(len(table), int)
@@ -210,7 +207,7 @@ class Study:
                 elif kept is None:
                     parts[task] = outcome
                 else:
-                    _written(kept, task, outcome)
+                    kept.write(*task, outcome)
                 bar.update(rows[task])
         if kept is not None:
             for scenario in {t.scenario for t in todo} - set(errors):
@@ -233,14 +230,6 @@ class Study:
         table = pd.concat(parts, ignore_index=True)
         own = self.scenarios.iloc[table["scenario"]].reset_index(drop=True)
         return pd.concat([table[["scenario"]], own, table.drop(columns="scenario")], axis=1)
-
-
-def _written(kept: Store, task: Task, rows: pd.DataFrame) -> None:
-    try:
-        kept.write(*task, rows)
-    except OSError as error:
-        text = f"{error.strerror}; what was done before is kept, and another run goes on there"
-        raise OSError(error.errno, text, str(kept.folder)) from None
 
 
 _populations: OrderedDict[tuple[str, int], Population] = OrderedDict()
@@ -273,14 +262,6 @@ def _plain(value: Any) -> Any:
     """A value as JSON has it."""
     value = value.item() if isinstance(value, np.generic) else value
     return value if isinstance(value, int | float | str | bool | None) else identity(value)
-
-
-def _existing(store: str | os.PathLike) -> Any:
-    from pathlib import Path
-
-    if not Path(store).is_dir():
-        raise DataError(f"there is no folder {store}")
-    return Path(store)
 
 
 def _report(errors: Mapping[int, str], scenarios: pd.DataFrame) -> None:

@@ -6,17 +6,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..inference.intervals import clopper_pearson
+
 LEVEL = 0.95  # of the limits of what simulation leaves open
 
 
 def share(hits: int, n: int, level: float = LEVEL) -> tuple[float, float, float]:
     """hits/n and its Clopper-Pearson limits; NaN of nothing."""
-    from scipy.stats import binomtest
-
-    if not n:
-        return (np.nan,) * 3
-    interval = binomtest(hits, n).proportion_ci(level, "exact")
-    return hits / n, float(interval.low), float(interval.high)
+    return (hits / n, *clopper_pearson(hits, n, level)) if n else (np.nan,) * 3
 
 
 def summarise(table: pd.DataFrame, columns: list[str], truths: Mapping[int, pd.Series], alpha: float) -> pd.DataFrame:
