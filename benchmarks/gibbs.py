@@ -19,7 +19,7 @@ from .harness import Row, call_in_new_process, row, seconds_of, skip, warm
 
 SWEEPS = 50_000
 NOTES = "the notes' example, 7 subjects"
-MANY, OF_MANY = 1000, 2048  # chains, and sweeps of each: 50,000 would fill 4 GB
+MANY, EVERY = 1000, 20  # chains, and of how many of their sweeps one is kept: all would fill 5 GB
 COPIES = (1, 10, 100, 1000)  # of sleepstudy's 180 rows
 MODELS = {
     "sleepstudy": ("sleepstudy", batch.SLEEP[1]),
@@ -56,21 +56,18 @@ def notes_priors() -> lj.Priors:
     return lj.Priors({"Intercept": lj.Normal(0, np.sqrt(0.5))}, {"subject": half}, half)
 
 
-def chains_session(kernel: str, chains: int, draws: int) -> dict[str, Any]:
+def chains_session(kernel: str, chains: int) -> dict[str, Any]:
     """The first call and warm ones on the notes' example."""
-    data, priors = lj.datasets.load("one_way"), notes_priors()
+    data, priors, found = lj.datasets.load("one_way"), notes_priors(), list[float]()
+    thin = EVERY if chains == MANY else 1
+    options = {"draws": SWEEPS // thin, "warmup": 0, "chains": chains, "thin": thin, "kernel": kernel}
 
     def call() -> Any:
-        found.append(lj.gibbs("y ~ 1 + (1 | subject)", data, priors, draws, 0, chains, seed=len(found), kernel=kernel))
+        idata = lj.gibbs("y ~ 1 + (1 | subject)", data, priors, seed=len(found), **options)
+        found.append(float(idata.posterior["beta"][:, 1000 // thin :].mean()))
 
-    found: list[Any] = []
     first = seconds_of(call)
-    times = warm(call, 5 if chains < MANY else 3)
-    return {
-        "first": first,
-        "warm": times,
-        "note": f"mean of mu {float(found[-1].posterior['beta'][:, 1000:].mean()):.2f}",
-    }
+    return {"first": first, "warm": warm(call, 5 if chains < MANY else 1), "note": f"mean of mu {found[-1]:.2f}"}
 
 
 def gibbs_session(data: str, formula: str, draws: int = 10_000) -> dict[str, Any]:
@@ -140,20 +137,18 @@ def least_ess(draws: Any) -> float:
 
 
 def _notes() -> list[Row]:
-    rows, one = [], None
+    rows = []
     for kernel in ("one_way", "joint"):
-        for chains, draws in ((1, SWEEPS), (4, SWEEPS), (1, OF_MANY), (MANY, OF_MANY)):
-            found = call_in_new_process("gibbs", "chains_session", kernel, chains, draws)
-            what = f"{draws:,} sweeps, {chains} chain{'s' * (chains > 1)}"
-            target = 0.1 if (chains, draws) == (1, SWEEPS) else None
-            note = found["note"] if draws == SWEEPS else ""
-            if draws == SWEEPS and chains == 1:
-                one = np.median(found["warm"]) / SWEEPS
+        for chains in (1, 4, MANY):
+            found = call_in_new_process("gibbs", "chains_session", kernel, chains)
+            note, target = found["note"], None
+            if chains == 1:
+                one, target = np.median(found["warm"]), 0.1
             if chains == MANY:
-                note = f"{np.median(found['warm']) / OF_MANY / one:.0f} times a sweep of one chain; target 20"
+                note += f"; {np.median(found['warm']) / one:.0f} times one chain, target 20; every {EVERY}th kept"
+            what = f"{SWEEPS:,} sweeps, {chains} chain{'s' * (chains > 1)}"
             rows.append(row(NOTES, f"lmmjax, {kernel}", what, found["warm"], unit="s", target=target, note=note))
-            if draws == SWEEPS:
-                rows.append(row(NOTES, f"lmmjax, {kernel}", f"{what}, first call", [found["first"]], unit="s"))
+            rows.append(row(NOTES, f"lmmjax, {kernel}", f"{what}, first call", [found["first"]], unit="s"))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "one_way.csv"
         lj.datasets.load("one_way").to_csv(path, index=False)

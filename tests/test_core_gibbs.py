@@ -6,7 +6,7 @@ Where draws are compared with a law, seeds are fixed, and p-values below `ALARM`
 
 import json
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ from scipy import linalg, stats
 
 from lmmjax.core import Design, RandomTerm, Template, cross_products, default_start, random_matrix
 from lmmjax.core import gibbs as core
+from lmmjax.core.compile import jit
 from lmmjax.core.gibbs import HalfT, InverseWishart, Priors, gibbs_kernel
 
 ALARM = 1e-4
@@ -95,7 +96,8 @@ def start_of(cp, priors: Priors):
 def sweeps(cp, priors, state, normals, gammas):
     """A sweep for each row of normals, all with the same gammas."""
     gram = core._prior_gram(cp, priors)
-    return jax.vmap(lambda z: core._sweep(cp, priors, core.joint, gram, state, z, gammas))(normals)
+    states = jax.vmap(lambda z: core._sweep(cp, priors, core.joint, gram, state, z, gammas))(normals)
+    return replace(states, beta=core._coefficients(cp, states.beta))
 
 
 def between_levels(term: RandomTerm) -> np.ndarray:
@@ -392,6 +394,26 @@ def test_a_run_in_two_parts_is_the_same_run_and_thinning_keeps_some_of_it():
     second = run_of(3, 1)(key, cp, priors, jax.tree.map(lambda a: a[-1], first), 3)
     for a, b, c in zip(*map(jax.tree.leaves, (thinned, first, second)), strict=True):
         np.testing.assert_array_equal(a, np.concatenate([b, c])[1::2])
+
+
+@pytest.mark.parametrize(("effects", "p"), [(core.one_way, 1), (core.joint, 1), (core.joint, 3), (core.joint, 7)])
+def test_one_kernel_makes_the_same_sweeps(effects, p):
+    """To rounding; columns of X beyond three take a factorisation by rows."""
+    rng = np.random.default_rng(p)
+    codes = np.repeat(np.arange(5), 6)
+    X = np.column_stack([np.ones(30), rng.normal(size=(30, p - 1))])
+    Z = X[:, : 1 if p == 1 else 2]
+    design = Design(X, rng.normal(size=30) + codes, (RandomTerm(Z, codes, 5, Template.full(Z.shape[1])),))
+    cp = cross_products(design, orthonormal=True).without_rows()
+    priors = Priors(np.zeros(p), np.full(p, 9.0), HalfT(3.0, np.ones(1)), (HalfT(2.0, np.ones(Z.shape[1])),))
+    state = core.start(cp, priors, jnp.eye(Z.shape[1])[np.triu_indices(Z.shape[1])], jnp.zeros(p), jnp.ones(()))
+    assert core.is_one_kernel(cp)
+    kernels = (partial(gibbs_kernel, draws=40, effects=effects, alone=alone) for alone in (True, False))
+    one, many = (
+        jit(lambda key, *a, run=run: run(key, *a), loop=True)(jax.random.key(2), cp, priors, state) for run in kernels
+    )
+    for a, b in zip(*map(jax.tree.leaves, (one, many)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-8)
 
 
 @pytest.mark.parametrize("units", [{"y": 40.0}, {"x": 1e-3, "z": 50.0}, {"shift": 1e3}])

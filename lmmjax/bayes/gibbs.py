@@ -1,6 +1,8 @@
 """gibbs(): formula, data and priors in, posterior draws out."""
 
 import json
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -16,7 +18,7 @@ from ..core.start import default_start
 from ..errors import DataError
 from ..guard import check_counts
 from ..inference.sampling import Chunks
-from ..precision import float64, to_numpy
+from ..precision import float64, in_float64, to_numpy
 from ..refitting import key_of
 from .model import Model, model_of
 from .posterior import inference_data
@@ -24,7 +26,7 @@ from .priors import Priors, laws
 
 KERNELS = {"joint": core.joint, "one_way": core.one_way}
 STATE = "lmmjax_state"  # where InferenceData keeps what `resume` needs
-MEMORY = 2**25  # bytes that the random numbers of a block may take
+MEMORY = 2**25  # bytes that the random numbers of a block may take, of the chains that are run as one
 LONGEST, STEP = 2**14, 2**10  # draws in a block at most, and of what its size is a multiple: few shapes are compiled
 DISPERSION = 0.7  # log standard deviation of the chains' first standard deviations about a common guess
 
@@ -50,11 +52,11 @@ def gibbs(
     missing values are refused unless na_action="omit". priors : `lj.Priors`; what it leaves out has wide defaults.
     draws : kept of each chain, every `thin`-th sweep, after `warmup` sweeps (rounded up to a multiple of thin).
     chains : started from standard deviations that differ by a factor of two or so; chain i of a seed is the same
-    whatever their number, to rounding. kernel : "joint" draws all coefficients and effects at once; "one_way", for
-    y ~ 1 + (1 | g), first the mean and then each effect, as textbooks do. log_likelihood : keep that of each row given
-    the effects (draws × n numbers a chain). progress : show a bar. resume : the result of an earlier call for the same
-    model, whose chains go on, with its seed, thin and kernel and without warmup; returns its draws and the new ones, as
-    one longer run would have been (predictions have to be made again).
+    whatever their number (on an accelerator to rounding). kernel : "joint" draws all coefficients and effects at once;
+    "one_way", for y ~ 1 + (1 | g), first the mean and then each effect, as textbooks do. log_likelihood : keep that of
+    each row given the effects (draws × n numbers a chain). progress : show a bar. resume : the result of an earlier
+    call for the same model, whose chains go on, with its seed, thin and kernel and without warmup; returns its draws
+    and the new ones, as one longer run would have been (predictions have to be made again).
     The posterior has beta (column), sigma, and for each term t sd_t, cor_t and b_t; sample_stats the residual sum of
     squares. Raises DataError and FormulaError for data, formula and priors, ValueError and TypeError for options.
     """
@@ -85,18 +87,40 @@ class _Run:
 
     def go_on(self, draws: int, skipped: int, progress: bool) -> tuple["_Run", core.State]:
         """The run afterwards, and its states (chains, draws, …) without the first `skipped`."""
-        cp, chains = self.model.cross_products, len(self.keys)
-        of_priors, total = laws(self.model.priors, cp.plan), draws + skipped
+        cp, total = self.model.cross_products, draws + skipped
         effects = cp.p + sum(f.q for f in cp.plan.chain + cp.plan.rest)
-        todo = Chunks(total, _block(total, 8 * chains * self.thin * effects), progress, unit=" draws")
-        sweep_on = _compiled(todo.size, self.thin, KERNELS[self.kernel])
-        state, kept = self.state, []
+        todo = Chunks(total, _block(total, 8 * self._together * self.thin * effects), progress, unit=" draws")
+        now, kept = self, []
         for at, count in todo:
-            states = to_numpy(sweep_on(self.keys, cp, of_priors, state, self.sweeps + at * self.thin))
-            state = _draws_of(states, count - 1)
+            states = now._block_of(todo.size)
+            now = replace(now, state=_draws_of(states, count - 1), sweeps=now.sweeps + count * self.thin)
             kept.append(_draws_of(states, slice(max(0, skipped - at), count)))
-        after = replace(self, state=state, sweeps=self.sweeps + total * self.thin)
-        return after, jax.tree.map(lambda *a: np.concatenate(a, 1), *kept)
+        return now, jax.tree.map(lambda *a: np.concatenate(a, 1), *kept)
+
+    @property
+    def _together(self) -> int:
+        """How many chains make one computation.
+
+        An accelerator takes all at once. On a CPU each is by itself and the cores share them: that is as fast, and no
+        bit of a chain depends on how many there are.
+        """
+        return 1 if jax.default_backend() == "cpu" else len(self.keys)
+
+    def _block_of(self, draws: int) -> core.State:
+        """The next states (chains, draws, …) of all chains."""
+        cp, size = self.model.cross_products, self._together
+        of_priors = laws(self.model.priors, cp.plan)
+        sweep_on = _sweeper(draws, self.thin, KERNELS[self.kernel], size == 1 and core.is_one_kernel(cp))
+
+        @in_float64
+        def of(first: int) -> core.State:
+            own = slice(first, first + size)
+            state = jax.tree.map(lambda a: a[own], self.state)
+            return to_numpy(sweep_on(self.keys[own], cp, of_priors, state, self.sweeps))
+
+        with ThreadPoolExecutor(os.cpu_count()) as cores:
+            parts = list(cores.map(of, range(0, len(self.keys), size)))
+        return jax.tree.map(lambda *a: np.concatenate(a), *parts)
 
     def written(self) -> str:
         """What `read` needs, as JSON; floats keep every bit."""
@@ -155,21 +179,37 @@ def _start(key: Any, cp: Any, of_priors: core.Priors, theta: Any, beta: Any, sig
     return core.start(cp, of_priors, theta * factors[1:], beta, sigma * factors[0])
 
 
-_starts = jit(jax.vmap(_start, in_axes=(0, None, None, None, None, None)))
+@jit
+def _starts(keys: Any, *common: Any) -> core.State:
+    return jax.lax.map(lambda key: _start(key, *common), keys)
 
 
 @lru_cache
-def _compiled(draws: int, thin: int, effects: Any) -> Any:
-    """The kernel for all chains: (keys, cp, priors, states, first) → states (chains, draws, …)."""
+def _sweeper(draws: int, thin: int, effects: Any, alone: bool) -> Any:
+    """The kernel for some chains: (keys, cp, priors, states, first) → states (chains, draws, …)."""
+    compiled = {alone: _compiled(draws, thin, effects, alone) for alone in {alone, False}}
 
+    def sweep_on(*args: Any) -> core.State:
+        nonlocal alone
+        try:
+            return compiled[alone](*args)
+        except jax.errors.JaxRuntimeError:
+            if not alone:
+                raise
+            alone = False  # another XLA, which makes no one kernel of it
+            return compiled[alone](*args)
+
+    return sweep_on
+
+
+def _compiled(draws: int, thin: int, effects: Any, alone: bool) -> Any:
     def blocks(keys: Any, cp: Any, of_priors: core.Priors, states: core.State, first: int) -> core.State:
-        alone = core.is_one_kernel(cp, effects)
-
-        def chain(own: Any) -> core.State:
-            key, state = own
+        def chain(key: Any, state: core.State) -> core.State:
             return core.gibbs_kernel(key, cp, of_priors, state, draws, thin, first, effects, alone)
 
-        return jax.lax.map(chain, (keys, states)) if alone else jax.vmap(chain)((keys, states))
+        if len(keys) > 1:
+            return jax.vmap(chain)(keys, states)
+        return jax.tree.map(lambda a: a[None], chain(keys[0], jax.tree.map(lambda a: a[0], states)))
 
     return jit(blocks, loop=True)
 

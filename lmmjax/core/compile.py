@@ -16,7 +16,7 @@ from .namespace import is_concrete
 SMALL = 2**12
 QUICK = {"xla_cpu_use_fusion_emitters": False} if jax.__version_info__ < (0, 11) else {}
 QUICKEST = {**QUICK, "xla_backend_optimization_level": 0}
-LOOP = {**QUICK, "xla_backend_optimization_level": 1}
+LOOP = {**QUICK, "xla_backend_optimization_level": 1, "xla_cpu_experimental_ynn_fusion_type": ""}  # no library calls
 
 # The mark that XLA itself puts on loops that touch less than a kilobyte.
 ONE_KERNEL = {"xla_cpu_small_call": "true", "inlineable": "false"}

@@ -6,7 +6,7 @@ random numbers it takes have laws that do not depend on the state; they are draw
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -19,11 +19,11 @@ from .blocks import back_substitute, eliminate, template_blocks
 from .compile import in_one_kernel
 from .criterion import by_term
 from .crossprod import CrossProducts
-from .linalg import cholesky, inverse_factor, matmul, solve_lower, solve_upper
+from .linalg import SMALL, UNROLL, cholesky, matmul, small_inverse_factor, solve_lower, solve_upper
 from .plan import Plan
 
 RETRIED, FEWEST = 16, 64  # share of a block's gammas, and how many at least, that one round tries again
-SMALL = 256  # levels: XLA makes library calls of longer sums
+FEW = 256  # effects: XLA makes library calls of longer sums
 
 
 @jax.tree_util.register_dataclass
@@ -194,11 +194,12 @@ def gibbs_kernel(
         return jax.lax.scan(kept, first_state, numbers)[1]
 
     run = partial(in_one_kernel, loop) if alone else loop
-    return jax.vmap(unravel)(run(first_state, numbers))
+    states = jax.vmap(unravel)(run(first_state, numbers))
+    return replace(states, beta=_coefficients(cp, states.beta))
 
 
 def _sweep(cp: CrossProducts, priors: Priors, effects: Callable, gram, state: State, normals, gammas) -> State:
-    """The next state, by the numbers of one sweep."""
+    """The next state, by the numbers of one sweep; no sweep reads beta, which holds coefficients in the basis of X."""
     roots, mixing = [], []
     for law, moment, old in zip(priors.laws, (state.rss.reshape(1, 1), *state.moments), state.mixing, strict=True):
         p = len(moment)
@@ -239,14 +240,15 @@ def _root(scale, below, gammas):
 
 
 def joint(cp: CrossProducts, gram, theta, sigma, state: State, normals):
-    """β, b, u per term and the residual sum of squares, β and b from their joint normal law given θ and σ.
+    """The coefficients of X in its basis, b, u per term and the residual sum of squares, from the joint normal law of β
+    and b given θ and σ.
 
     They are the penalised solution plus σL⁻ᵀ normals, L the factor of its system. The penalised sum of squares there is
     r²(θ) + σ²‖normals‖², which gives the residual one without a look at the rows.
     """
     q, plan = cp.plan.q_rest, cp.plan
     eliminated = eliminate(theta, cp)
-    inverse = inverse_factor(eliminated.dense.at[q:, q:].add(sigma**2 * gram))
+    inverse = small_inverse_factor(eliminated.dense.at[q:, q:].add(sigma**2 * gram))
     r = len(inverse) - 1
     solved = sigma * inverse[:-1, :-1].T @ normals[:r] - inverse[-1, :-1] / inverse[-1, -1]
     noise, at = [], r
@@ -260,7 +262,7 @@ def joint(cp: CrossProducts, gram, theta, sigma, state: State, normals):
     penalty = sum(jnp.sum(u**2) for _, u in effects) + sigma**2 * c @ gram @ c
     rss = inverse[-1, -1] ** -2 + sigma**2 * jnp.sum(normals**2) - penalty
     b, u = (by_term([e[i] for e in effects], plan) for i in (0, 1))
-    return _coefficients(cp, solved[q:]), b, u, rss
+    return solved[q:], b, u, rss
 
 
 def one_way(cp: CrossProducts, gram, theta, sigma, state: State, normals):
@@ -280,7 +282,7 @@ def one_way(cp: CrossProducts, gram, theta, sigma, state: State, normals):
     precisions = (counts + theta[0] ** -2) / sigma**2
     a = (zy - x * mu) / sigma**2 / precisions + normals[1:] / jnp.sqrt(precisions)
     rss = y.yy + mu * (mu * xx - 2 * xy) + jnp.sum(a * (counts * a + 2 * (mu * x - zy)))
-    return _coefficients(cp, mu[None]), (a[:, None],), (a[:, None] / theta[0],), rss
+    return mu[None], (a[:, None],), (a[:, None] / theta[0],), rss
 
 
 def is_one_way(cp: CrossProducts) -> bool:
@@ -288,14 +290,16 @@ def is_one_way(cp: CrossProducts) -> bool:
     return cp.p == 1 and not cp.plan.rest and [t.p for t in cp.plan.templates] == [1]
 
 
-def is_one_kernel(cp: CrossProducts, effects: Callable | None) -> bool:
-    """Whether the loop over sweeps is small and plain enough for one kernel, so that chains best run one by one."""
-    return effects is one_way and cp.plan.chain[0].n_levels <= SMALL
+def is_one_kernel(cp: CrossProducts) -> bool:
+    """Whether a sweep is small enough for one kernel, without LAPACK and products by a library."""
+    chain = cp.plan.chain
+    narrow = all(f.p <= UNROLL for f in chain) and cp.p < SMALL
+    return not cp.plan.rest and narrow and sum(f.q for f in chain) <= FEW
 
 
 def _coefficients(cp: CrossProducts, c):
-    """(p,) β of X from its coefficients in the basis."""
-    return solve_upper(cp.basis, (c + cp.response.shift)[:, None])[:, 0]
+    """(draws, p) β of X from its coefficients in the basis."""
+    return solve_upper(cp.basis, (c + cp.response.shift).T).T
 
 
 def _prior_gram(cp: CrossProducts, priors: Priors):
@@ -353,15 +357,24 @@ def _gammas(uniforms, keys, shape):
         return d * v, good & (v > 0)
 
     def again(state):
-        drawn, good, trials = state
+        drawn, good = state
         (which,) = jnp.nonzero(~good, size=min(size, max(FEWEST, size // RETRIED)), fill_value=size)
         row, column = which // n, which % n
-        own = jax.vmap(jax.random.fold_in)(keys[row], n * trials[which] + column)
-        x, u = _uniforms(own, 2, shape.dtype).T
-        value, fine = propose(_normals(x), u, d[column])
-        return drawn.at[which].set(value), good.at[which].set(fine), trials.at[which].add(1)
+
+        def trial(state):
+            value, fine, trials = state
+            own = jax.vmap(jax.random.fold_in)(keys[row], n * trials + column)
+            x, u = _uniforms(own, 2, shape.dtype).T
+            new, accepted = propose(_normals(x), u, d[column])
+            return jnp.where(fine, value, new), fine | accepted, trials + 1
+
+        value, _, _ = jax.lax.while_loop(lambda s: ~s[1].all(), trial, (d[column], which == size, 1))
+        return drawn.at[which].set(value), good.at[which].set(True)
 
     drawn, good = (a.ravel() for a in propose(_normals(uniforms[:, :n]), uniforms[:, n : 2 * n], d))
-    drawn, _, _ = jax.lax.while_loop(lambda s: ~s[1].all(), again, (drawn, good, jnp.ones(size, int)))
-    boost = jnp.where(shape < 1, (0.5 + 0.5 * uniforms[:, 2 * n :]) ** (1 / shape), 1)
-    return drawn.reshape(-1, n) * boost
+    drawn = jax.lax.while_loop(lambda s: ~s[1].all(), again, (drawn, good))[0].reshape(-1, n)
+
+    def boosted():
+        return drawn * jnp.where(shape < 1, (0.5 + 0.5 * uniforms[:, 2 * n :]) ** (1 / shape), 1)
+
+    return jax.lax.cond(jnp.any(shape < 1), boosted, lambda: drawn)

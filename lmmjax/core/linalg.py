@@ -13,6 +13,7 @@ import jax.numpy as jnp
 UNROLL = 4
 SWEEPS = (0, 0, 1, 4, 5)  # of Jacobi's method, by the size of the matrix: to rounding in double precision
 FUSED = 16  # inner dimension from which a product is not written out
+SMALL = 16  # rows of a factor that is found without LAPACK where that is asked for
 HALVE = 100  # rows from which triangular products are split
 
 
@@ -127,6 +128,20 @@ def _posterior_jvp(primals, tangents):
 def inverse_factor(s):
     """L⁻¹ of the (r, r) symmetric positive definite S = LLᵀ."""
     return _inverse_lower(cholesky(s))
+
+
+def small_inverse_factor(s):
+    """The same for few rows, on a CPU without LAPACK: what turns S into Lᵀ, row after row, turns I into L⁻¹."""
+    r = len(s)
+    if not UNROLL < r <= SMALL or jax.default_backend() != "cpu":
+        return inverse_factor(s)
+
+    def step(j, m):
+        row = m[j] / jnp.sqrt(m[j, j])
+        below = jnp.where(jnp.arange(r) > j, m[:, j] / m[j, j], 0)
+        return (m - below[:, None] * m[j]).at[j].set(row)
+
+    return jax.lax.fori_loop(0, r, step, jnp.concatenate([s, jnp.eye(r, dtype=s.dtype)], 1))[:, r:]
 
 
 def _inverse_lower(factor):
