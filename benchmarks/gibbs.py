@@ -124,7 +124,7 @@ def rows_session(copies: int) -> dict[str, Any]:
     def call(draws: int) -> Any:
         return lj.gibbs(batch.SLEEP[1], data, draws=draws, warmup=0, chains=1)
 
-    long, short = (min(warm(lambda d=d: call(d), 7)) for d in (2**15, 2**13))
+    long, short = (min(warm(lambda d=d: call(d), 15)) for d in (2**15, 2**13))
     return {"each": (long - short) / (2**15 - 2**13), "whole": long}
 
 
