@@ -396,24 +396,25 @@ def test_a_run_in_two_parts_is_the_same_run_and_thinning_keeps_some_of_it():
         np.testing.assert_array_equal(a, np.concatenate([b, c])[1::2])
 
 
-@pytest.mark.parametrize(("effects", "p"), [(core.one_way, 1), (core.joint, 1), (core.joint, 3), (core.joint, 7)])
-def test_one_kernel_makes_the_same_sweeps(effects, p):
-    """To rounding; columns of X beyond three take a factorisation by rows."""
-    rng = np.random.default_rng(p)
-    codes = np.repeat(np.arange(5), 6)
-    X = np.column_stack([np.ones(30), rng.normal(size=(30, p - 1))])
-    Z = X[:, : 1 if p == 1 else 2]
-    design = Design(X, rng.normal(size=30) + codes, (RandomTerm(Z, codes, 5, Template.full(Z.shape[1])),))
-    cp = cross_products(design, orthonormal=True).without_rows()
-    priors = Priors(np.zeros(p), np.full(p, 9.0), HalfT(3.0, np.ones(1)), (HalfT(2.0, np.ones(Z.shape[1])),))
-    state = core.start(cp, priors, jnp.eye(Z.shape[1])[np.triu_indices(Z.shape[1])], jnp.zeros(p), jnp.ones(()))
+def in_one_kernel_as_in_many(cp, priors, effects) -> None:
+    """To rounding, forty sweeps."""
     assert core.is_one_kernel(cp)
+    start = start_of(cp, priors)
     kernels = (partial(gibbs_kernel, draws=40, effects=effects, alone=alone) for alone in (True, False))
-    one, many = (
-        jit(lambda key, *a, run=run: run(key, *a), loop=True)(jax.random.key(2), cp, priors, state) for run in kernels
-    )
+    one, many = (jit(lambda *a, run=run: run(*a), loop=True)(jax.random.key(2), cp, priors, start) for run in kernels)
     for a, b in zip(*map(jax.tree.leaves, (one, many)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-8)
+
+
+def test_one_way_in_one_kernel():
+    *_, cp, priors = of_notes()
+    in_one_kernel_as_in_many(cp, priors, core.one_way)
+
+
+@pytest.mark.parametrize("name", ["vector 3", "crossed"])
+def test_joint_in_one_kernel(name):
+    cp = products_of(name, design_of(name, 3, True))
+    in_one_kernel_as_in_many(cp, priors_of(cp, np.random.default_rng(3)), core.joint)
 
 
 @pytest.mark.parametrize("units", [{"y": 40.0}, {"x": 1e-3, "z": 50.0}, {"shift": 1e3}])

@@ -9,6 +9,7 @@ import references
 
 import lmmjax as lj
 from lmmjax import DataError, FormulaError
+from lmmjax.bayes.gibbs import _sweeper
 
 pytest.importorskip("arviz", reason="the extra `bayes`")
 FORMULA = "y ~ x + (x | g)"
@@ -59,6 +60,16 @@ def test_a_chain_does_not_depend_on_the_others(data, formula, kernel):
     for name, values in one.items():
         np.testing.assert_array_equal(five[name].values[:1], values)
     assert len(np.unique(five["sigma"][:, 0])) == 5
+
+
+def test_what_xla_cannot_put_in_one_kernel_runs_as_many(data, monkeypatch):
+    """LAPACK's factorisation of twenty crossed effects, say, where a wrong guess would have it."""
+    crossed = data.assign(h=np.tile(range(20), 3))
+    run = partial(lj.gibbs, "y ~ x + (1 | g) + (1 | h)", crossed, warmup=5, draws=12, chains=2)
+    as_known = run().posterior
+    _sweeper.cache_clear()
+    monkeypatch.setattr("lmmjax.core.gibbs.is_one_kernel", lambda cp: True)
+    assert run().posterior.equals(as_known)
 
 
 def test_a_seed_is_a_result(sample, idata):

@@ -3,6 +3,7 @@
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -189,17 +190,15 @@ def _starts(keys: Any, *common: Any) -> core.State:
 @lru_cache
 def _sweeper(draws: int, thin: int, effects: Any, alone: bool) -> Any:
     """The kernel for some chains: (keys, cp, priors, states, first) → states (chains, draws, …)."""
-    compiled = {alone: _compiled(draws, thin, effects, alone) for alone in {alone, False}}
+    compiled = {one: _compiled(draws, thin, effects, one) for one in (True, False)}
 
     def sweep_on(*args: Any) -> core.State:
         nonlocal alone
-        try:
-            return compiled[alone](*args)
-        except jax.errors.JaxRuntimeError:
-            if not alone:
-                raise
+        if alone:
+            with suppress(jax.errors.JaxRuntimeError):
+                return compiled[True](*args)
             alone = False  # another XLA, which makes no one kernel of it
-            return compiled[alone](*args)
+        return compiled[False](*args)
 
     return sweep_on
 

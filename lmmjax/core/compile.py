@@ -64,7 +64,7 @@ def jit(function: Callable, large: bool = False, rows: bool = False, loop: bool 
 def in_one_kernel(loop: Callable, *args):
     """loop(*args), which a CPU runs as one kernel: otherwise each operation of each round takes 0.1 µs to start.
 
-    It may add, multiply, slice and sum, but call no library: no large products, no factorisations.
+    It may add, multiply, slice and sum, but not scatter, and call no library: no large products, no factorisations.
     """
     if jax.default_backend() != "cpu":
         return loop(*args)

@@ -235,7 +235,9 @@ def _root(scale, below, gammas):
     triangular and the root of C (UUᵀ)⁻¹ Cᵀ. below : the entries right of U's diagonal. gammas : (P,) half its squares.
     """
     p = len(scale)
-    upper = jnp.diag(jnp.sqrt(2 * gammas)).at[np.triu_indices(p, 1)].set(below)
+    places = np.zeros((p, p), int)  # looked up: a scatter would keep a sweep from being one kernel
+    places[np.triu_indices(p, 1)] = 1 + np.arange(len(below))
+    upper = jnp.diag(jnp.sqrt(2 * gammas)) + jnp.append(jnp.zeros(1, below.dtype), below)[places]
     return solve_upper(upper, cholesky(scale).T).T
 
 
@@ -291,10 +293,10 @@ def is_one_way(cp: CrossProducts) -> bool:
 
 
 def is_one_kernel(cp: CrossProducts) -> bool:
-    """Whether a sweep is small enough for one kernel, without LAPACK and products by a library."""
-    chain = cp.plan.chain
-    narrow = all(f.p <= UNROLL for f in chain) and cp.p < SMALL
-    return not cp.plan.rest and narrow and sum(f.q for f in chain) <= FEW
+    """Whether a sweep is small enough for one kernel: no LAPACK, no products by a library, no sums over segments."""
+    plan, factors = cp.plan, cp.plan.chain + cp.plan.rest
+    narrow = all(f.p <= UNROLL for f in factors) and plan.q_rest + cp.p < SMALL
+    return narrow and len(plan.chain) < 2 and not plan.crossings and sum(f.q for f in factors) <= FEW
 
 
 def _coefficients(cp: CrossProducts, c):

@@ -137,9 +137,8 @@ def small_inverse_factor(s):
         return inverse_factor(s)
 
     def step(j, m):
-        row = m[j] / jnp.sqrt(m[j, j])
-        below = jnp.where(jnp.arange(r) > j, m[:, j] / m[j, j], 0)
-        return (m - below[:, None] * m[j]).at[j].set(row)
+        at, own = jnp.arange(r)[:, None], m[j] / jnp.sqrt(m[j, j])
+        return jnp.where(at == j, own, m - jnp.where(at > j, m[:, j, None] / m[j, j], 0) * m[j])
 
     return jax.lax.fori_loop(0, r, step, jnp.concatenate([s, jnp.eye(r, dtype=s.dtype)], 1))[:, r:]
 
